@@ -1,0 +1,125 @@
+"""The Self-Forcing backbone: the causal Wan transformer from a checkpoint of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from tetherflow.backbone import Backbone, BackboneOptions, SamplerSettings, VideoDecoder
+from tetherflow.cache import CacheShape
+from tetherflow.errors import WeightsError
+from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer, WanRotary
+from tetherflow_backbones.causal_wan.checkpoint import digest, load_transformer
+
+
+class Sizes(BaseModel):
+    """Sizes of the transformer; the defaults are Wan2.1-T2V-1.3B's (see `Architecture`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = 1536
+    ffn_dim: int = 8960
+    num_heads: int = 12
+    num_layers: int = 30
+    freq_dim: int = 256
+    text_dim: int = 4096
+    text_len: int = 512
+    in_dim: int = 16
+    out_dim: int = 16
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+
+
+class SelfForcing(Backbone):
+    """Self-Forcing (arXiv 2506.08009): Wan2.1 made causal, four denoising steps and a context pass.
+
+    The transformer comes from a safetensors file under the published parameter names. Latents and prompt embeddings
+    go in and out; the published text encoder and video autoencoder are not attached yet, so the adapter serves
+    replays, benchmarks and programs that bring embeddings of their own.
+    """
+
+    class Options(BackboneOptions):
+        """Options of the Self-Forcing backbone."""
+
+        transformer: Path = Field(description="Safetensors file of the transformer.")
+        architecture: Sizes = Sizes()
+        latent_size: tuple[int, int] = Field(default=(60, 104), description="Rows and columns of a latent frame.")
+        steps: tuple[int, ...] = Field(default=(1000, 750, 500, 250), min_length=1)
+        shift: float = Field(default=5.0, gt=0)
+        context_timestep: float = Field(default=0.0, ge=0, le=1000)
+        chunk_frames: int = Field(default=3, ge=1)
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        parity: bool = False,
+    ) -> None:
+        self.options = options
+        self.arch = Architecture(**options.architecture.model_dump())
+        self.sampler = SamplerSettings(
+            steps=options.steps,
+            shift=options.shift,
+            context_timestep=options.context_timestep,
+            chunk_frames=options.chunk_frames,
+        )
+        grid = self.arch.grid(*options.latent_size)
+        self._transformer = load_transformer(options.transformer, self.arch, device=device, dtype=dtype)
+        if not parity:
+            self._transformer.fuse()
+        self._rotary = WanRotary(self.arch.head_dim, grid, torch.float64 if parity else torch.float32)
+        self._tokens = grid[0] * grid[1]
+
+    @property
+    def transformer(self) -> CausalWanTransformer:
+        """The denoising transformer."""
+        return self._transformer
+
+    @property
+    def rotary(self) -> WanRotary:
+        """The rotary embedding of its queries and keys."""
+        return self._rotary
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """Layers, heads and tokens of its cache."""
+        return CacheShape(self.arch.num_layers, self.arch.num_heads, self.arch.head_dim, self._tokens)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent frame."""
+        return (self.arch.in_dim, *self.options.latent_size)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Not available without a text encoder.
+
+        Raises:
+            WeightsError: Always.
+        """
+        raise WeightsError("the 'self-forcing' backbone has no text encoder attached; use 'mini' to generate from prompts")
+
+    def decoder(self) -> VideoDecoder:
+        """Not available without a video autoencoder.
+
+        Raises:
+            WeightsError: Always.
+        """
+        raise WeightsError("the 'self-forcing' backbone has no video autoencoder attached; it generates latents only")
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Not available without a video autoencoder.
+
+        Raises:
+            WeightsError: Always.
+        """
+        raise WeightsError("the 'self-forcing' backbone has no video autoencoder attached; it takes latents only")
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the transformer's file."""
+        return digest([self.options.transformer])

@@ -1,0 +1,1 @@
+"""Cache policies that ship with Tetherflow; they register through the public `tetherflow.policies` entry points."""

@@ -1,0 +1,74 @@
+"""GRAB: recall by relevance and temporal diversity (TetherCache, arXiv 2606.13035, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tetherflow import Candidates, Scorer, Selector, StageOptions, hookimpl
+from tetherflow.errors import PipelineError
+
+RELEVANCE = "relevance"
+
+
+class Relevance(Scorer):
+    """Share of the chunk's attention that each candidate draws.
+
+    a_i = softmax_i(mean over heads, queries and keys of q·k / √d / T). The mean of raw logits is linear in both,
+    so it equals mean_h(q̄_h · k̄_{h,i}) / √d, and the pooled queries and keys suffice. The published code
+    materialises the logits instead; the result is the same.
+    """
+
+    class Options(StageOptions):
+        """Options of the relevance scorer."""
+
+        temperature: float = Field(default=1.0, gt=0, description="Softmax temperature T.")
+
+    options: Options
+
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        """Attention mass of each candidate, `[B, N]`; sums to 1 over N."""
+        logits = torch.einsum("bhd,bnhd->bnh", candidates.mean_query, candidates.mean_keys).mean(dim=-1)
+        return (logits / candidates.head_dim**0.5 / self.options.temperature).softmax(dim=-1)
+
+
+class TemporalDiversity(Scorer):
+    """Reward for candidates that no attended neighbour in time stands in for; needs 'relevance' before it.
+
+    α · max(0, 1 − r_i) with the redundancy r_i = max_{j≠i} a_j · exp(−|i − j| / σ), over origin frames i and j,
+    and σ = max(1, half the candidates' extent, newest − oldest + 1 frames).
+    """
+
+    class Options(StageOptions):
+        """Options of the diversity scorer."""
+
+        alpha: float = Field(default=0.35, ge=0, description="Weight α of diversity beside relevance.")
+
+    options: Options
+
+    @hookimpl
+    def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
+        """Weighted diversity of each candidate, `[B, N]`."""
+        if RELEVANCE not in scores:
+            raise PipelineError("'temporal-diversity' builds on 'relevance'; put that scorer before it in the recipe")
+        frames = candidates.origins.float()
+        extent = frames.amax(dim=1) - frames.amin(dim=1) + 1
+        sigma = (extent / 2).clamp_min(1)[:, None, None]
+        distance = (frames[:, :, None] - frames[:, None, :]).abs()
+        nearness = torch.exp(-distance / sigma)
+        nearness.diagonal(dim1=1, dim2=2).zero_()
+        redundancy = (scores[RELEVANCE][:, None, :] * nearness).amax(dim=-1)
+        return self.options.alpha * (1 - redundancy).clamp_min(0)
+
+
+class TopM(Selector):
+    """Keep the M candidates of the highest score; residents and newcomers compete on equal terms."""
+
+    @hookimpl
+    def select(self, candidates: Candidates, score: Tensor) -> Tensor:
+        """Indices of the best candidates, int64 `[B, M]`."""
+        return score.topk(candidates.capacity, dim=1).indices

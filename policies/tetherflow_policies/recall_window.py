@@ -1,0 +1,29 @@
+"""What leaves the recent region becomes a candidate for memory."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tetherflow import Destination, Eviction, Evictor, Layout, Slots, hookimpl
+from tetherflow.errors import LayoutError
+
+
+class RecallWindow(Evictor):
+    """Send the units that leave the recent region to memory's candidates (TetherCache, arXiv 2606.13035, section 3.1).
+
+    While the cache fills, units simply pass from recent into memory. Once it is full, the oldest recent units
+    make room for the chunk and wait for its context pass, where they compete with memory's residents.
+    """
+
+    destination: ClassVar[Destination] = "memory"
+
+    def check_layout(self, layout: Layout) -> None:
+        """Refuse regions without memory: nothing could be recalled."""
+        if not layout.memory:
+            raise LayoutError("'recall-window' recalls into memory, but the regions give it 0 frames; make it 1 or more")
+
+    @hookimpl
+    def evict(self, slots: Slots, count: int) -> Eviction:
+        """Choose the `count` units that follow a full sink and memory."""
+        first = slots.layout.sink + slots.layout.memory
+        return Eviction(range(first, first + count), to=self.destination)

@@ -1,0 +1,23 @@
+"""FIFO: the plain sliding window."""
+
+from __future__ import annotations
+
+from tetherflow import Eviction, Evictor, Layout, hookimpl
+from tetherflow.errors import LayoutError
+
+
+class SlidingWindow(Evictor):
+    """Drop the oldest units: first in, first out (Self-Forcing, arXiv 2506.08009, section 3.4)."""
+
+    def check_layout(self, layout: Layout) -> None:
+        """Refuse a sink or memory, which a plain window does not keep."""
+        if layout.sink or layout.memory:
+            raise LayoutError(
+                f"'sliding-window' keeps neither sink nor memory, but the regions give them {layout.sink} and "
+                f"{layout.memory} frames; set both to 0, or use 'sink-window' or 'recall-window'"
+            )
+
+    @hookimpl
+    def evict(self, count: int) -> Eviction:
+        """Choose the `count` oldest units."""
+        return Eviction(range(count))

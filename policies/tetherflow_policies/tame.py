@@ -1,0 +1,45 @@
+"""TAME: edit what is recalled towards trusted statistics (TetherCache, arXiv 2606.13035, section 3.3)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from tetherflow import Draft, Editor, StageOptions, Statistics, hookimpl
+
+
+class Tame(Editor):
+    """Move a newcomer's keys and values towards the trusted pool's mean and deviation, channel by channel.
+
+    x ← (1 − τ) x + τ (σ_t (x − μ_x) / σ_x + μ_t), adaptive instance normalisation (arXiv 1703.06868) with
+    (μ_x, σ_x) over the newcomer's tokens and (μ_t, σ_t) over the sink and memory as they were before, for keys
+    and values apart, per head and channel. τ = 0 edits nothing; τ = 1 gives exactly the trusted statistics.
+    """
+
+    class Options(StageOptions):
+        """Options of the editor."""
+
+        tau: float = Field(default=0.6, ge=0, le=1, description="Strength τ of the edit.")
+
+    options: Options
+
+    @hookimpl
+    def edit(self, draft: Draft) -> None:
+        """Edit the draft's keys and values in place."""
+        if not draft.trusted_units or not self.options.tau:
+            return
+        draft.keys = self._towards(draft.keys, draft.key_statistics, draft.trusted_keys)
+        draft.values = self._towards(draft.values, draft.value_statistics, draft.trusted_values)
+
+    def _towards(self, x: Tensor, own: Statistics, trusted: Statistics) -> Tensor:
+        """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics, in float32."""
+        tau = self.options.tau
+        scale = trusted.variance[:, None].sqrt() / own.variance.sqrt().clamp_min(EPS)
+        shift = trusted.mean[:, None] - own.mean * scale
+        # (1 − τ) x + τ (scale · x + shift) as one multiplication and one addition a token.
+        gain = 1 + tau * (scale - 1)
+        return (x.float() * gain[:, :, None] + tau * shift[:, :, None]).to(x.dtype)
+
+
+EPS = 1e-6
+"""Smallest deviation that a newcomer's channel is divided by."""

@@ -1,0 +1,146 @@
+"""What a backbone adapter provides: a causal video diffusion model behind one interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Protocol
+
+import attrs
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from tetherflow.cache.engine import CacheShape, Rotary
+from tetherflow.errors import TetherflowError
+
+
+@attrs.frozen
+class SamplerSettings:
+    """The few-step schedule of a backbone (Self-Forcing, arXiv 2506.08009, section 3.2).
+
+    Attributes:
+        steps: denoising steps among 1000, first to last.
+        shift: time shift of the noise levels.
+        warp: whether the shift applies to the steps, as Self-Forcing's own configuration does.
+        context_timestep: noise level (0..1000) at which the context pass runs.
+        chunk_frames: latent frames denoised together.
+    """
+
+    steps: tuple[int, ...] = attrs.field(default=(1000, 750, 500, 250), converter=tuple)
+    shift: float = 5.0
+    warp: bool = True
+    context_timestep: float = 0.0
+    chunk_frames: int = 3
+
+
+class BackboneOptions(BaseModel):
+    """Options of a backbone, written beside `use:` in a recipe; subclass it with the adapter's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class VideoDecoder(Protocol):
+    """Decodes one rollout's latents as they come."""
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Decode the next latents.
+
+        Args:
+            latents: `[B, F, C, H, W]`, the next F latent frames.
+
+        Returns:
+            uint8 RGB `[B, n, 3, height, width]`; n is 1 + 4 (F − 1) in the first call and 4 F in later ones.
+        """
+        ...
+
+
+class Transformer(Protocol):
+    """The denoising transformer, which attends through a cache."""
+
+    def prepare_text(self, context: Tensor) -> Any:
+        """Cross-attention keys and values of prompt embeddings `[B, text_len, text_dim]`."""
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, text: Any, cache: Any) -> Tensor:
+        """Flow of noisy latents `[B, F, C, H, W]` at timesteps `[B, F]` (0..1000), of the same shape."""
+        ...
+
+
+class Backbone(ABC):
+    """A causal video diffusion model: transformer, rotary embedding, text encoder and video autoencoder.
+
+    An adapter registers its class under the entry point group `tetherflow.backbones`. Its constructor loads the
+    weights and raises `WeightsError` if they are missing, truncated or of another architecture.
+
+    Args:
+        options: validated options of the adapter.
+        device: where the model runs.
+        dtype: type of the transformer's weights and of the cache.
+        parity: whether to follow the published code's order of operations, for golden traces.
+    """
+
+    Options: ClassVar[type[BackboneOptions]] = BackboneOptions
+    sampler: SamplerSettings = SamplerSettings()
+    fps: int = 16
+
+    @abstractmethod
+    def __init__(
+        self,
+        options: BackboneOptions,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        parity: bool = False,
+    ) -> None: ...
+
+    @property
+    @abstractmethod
+    def transformer(self) -> Transformer:
+        """The denoising transformer."""
+
+    @property
+    @abstractmethod
+    def rotary(self) -> Rotary:
+        """The rotary embedding of its queries and keys."""
+
+    @property
+    @abstractmethod
+    def cache_shape(self) -> CacheShape:
+        """Layers, heads and tokens of its cache."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent frame."""
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of prompts, `[B, text_len, text_dim]`, padding zeroed."""
+
+    @abstractmethod
+    def decoder(self) -> VideoDecoder:
+        """A new streaming decoder, for one rollout."""
+
+    @abstractmethod
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Latents `[B, F, C, H, W]` of a video, uint8 `[B, 1 + 4 (F − 1), 3, height, width]`."""
+
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """SHA-256 over the weight files, hexadecimal; it identifies the model in a run's lock."""
+
+    def reference_clips(self, count: int, frames: int) -> Iterator[Tensor]:
+        """Held-out real clips to judge quality against, each uint8 `[frames, 3, height, width]`.
+
+        Raises:
+            TetherflowError: The backbone ships no reference.
+        """
+        raise TetherflowError(f"{type(self).__name__} ships no reference clips to judge quality against")
+
+    def sample_prompts(self, count: int) -> list[str]:
+        """Held-out prompts for evaluation.
+
+        Raises:
+            TetherflowError: The backbone ships no prompts.
+        """
+        raise TetherflowError(f"{type(self).__name__} ships no prompts; give prompts in the recipe")

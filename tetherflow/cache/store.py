@@ -1,0 +1,146 @@
+"""One layer's tensors: static buffers of slots, and the bookkeeping that moves indices instead of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+from torch import Tensor
+
+from tetherflow.cache.statistics import Statistics
+
+EMPTY = -1
+"""Origin of a slot that holds nothing."""
+
+
+@attrs.frozen
+class StoreShape:
+    """Sizes of one layer's buffers.
+
+    Attributes:
+        batch: samples, B.
+        budget: slots that attention may read, K.
+        pending: extra slots for evicted units that await a decision.
+        tokens: tokens of a unit, T.
+        heads: attention heads, H.
+        head_dim: width of a head, D.
+    """
+
+    batch: int
+    budget: int
+    pending: int
+    tokens: int
+    heads: int
+    head_dim: int
+
+
+class LayerStore:
+    """Keys, values and origins of one layer.
+
+    Attention does not care about the order of keys that carry their positions, so units stay where they are put:
+    the slots `0 … held-1` are in use, in any order, and attention reads that prefix as it stands. `order` maps
+    time order to slots. Slots from `budget` on hold pending units, which attention does not read.
+
+    Args:
+        shape: sizes of the buffers.
+        dtype: type of keys and values.
+        device: where they live.
+        rotated: whether to keep rotated copies of the keys beside them (block-relative positions).
+        pooled: whether to keep each unit's key and value statistics (recall).
+    """
+
+    def __init__(
+        self, shape: StoreShape, *, dtype: torch.dtype, device: torch.device, rotated: bool, pooled: bool
+    ) -> None:
+        self.shape = shape
+        slots = shape.budget + shape.pending
+        unit = (shape.tokens, shape.heads, shape.head_dim)
+        self.keys = torch.zeros(shape.batch, slots, *unit, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.rotated = torch.zeros(shape.batch, shape.budget, *unit, dtype=dtype, device=device) if rotated else None
+        self.origins = torch.full((shape.batch, slots), EMPTY, dtype=torch.int64, device=device)
+        self.order = torch.empty(shape.batch, 0, dtype=torch.int64, device=device)
+        self.pooled: dict[str, Tensor] = {}
+        if pooled:
+            for name in ("key_mean", "key_variance", "value_mean", "value_variance"):
+                pooled_shape = (shape.batch, slots, shape.heads, shape.head_dim)
+                self.pooled[name] = torch.zeros(pooled_shape, dtype=torch.float32, device=device)
+
+    @property
+    def read_keys(self) -> Tensor:
+        """The keys that attention reads, `[B, K, T, H, D]`: rotated copies, or keys rotated when written."""
+        return self.keys if self.rotated is None else self.rotated
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(tensor.nbytes for _, tensor in self._tensors())
+
+    def sort(self, held: int) -> None:
+        """Bring `order` up to date with the origins of the first `held` slots."""
+        self.order = self.origins[:, :held].argsort(dim=1)
+
+    def unit_origins(self, slots: Tensor) -> Tensor:
+        """Origins of the units in `slots` `[B, n]`."""
+        return self.origins.gather(1, slots)
+
+    def take(self, buffer: Tensor, slots: Tensor) -> Tensor:
+        """Copy of what `buffer` holds in `slots` `[B, n]`: `[B, n, …]`."""
+        return buffer[self._rows(slots), slots]
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy units from slots `source` to slots `target`, both `[B, n]`; all are read before any is written."""
+        rows = self._rows(source)
+        for buffer in (self.keys, self.values, self.origins, *self.pooled.values()):
+            buffer[rows, target] = buffer[rows, source]
+
+    def write_pooled(self, start: int, stop: int, keys: Tensor, values: Tensor) -> None:
+        """Pool the statistics of units just written to slots `start … stop-1`; tensors are `[B, n, T, H, D]`."""
+        for name, statistics in (("key", Statistics.of(keys)), ("value", Statistics.of(values))):
+            self.pooled[f"{name}_mean"][:, start:stop] = statistics.mean
+            self.pooled[f"{name}_variance"][:, start:stop] = statistics.variance
+
+    def key_statistics(self, slots: Tensor) -> Statistics:
+        """Key statistics of the units in `slots` `[B, n]`: `[B, n, H, D]`."""
+        return Statistics(*(self.take(self.pooled[f"key_{part}"], slots) for part in ("mean", "variance")))
+
+    def value_statistics(self, slots: Tensor) -> Statistics:
+        """Value statistics of the units in `slots` `[B, n]`: `[B, n, H, D]`."""
+        return Statistics(*(self.take(self.pooled[f"value_{part}"], slots) for part in ("mean", "variance")))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all buffers."""
+        return {name: tensor.clone() for name, tensor in self._tensors()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Bring back what `snapshot` returned."""
+        self.order = state["order"].clone()
+        for name, tensor in self._tensors():
+            tensor.copy_(state[name])
+
+    def _rows(self, slots: Tensor) -> Tensor:
+        return torch.arange(slots.shape[0], device=slots.device)[:, None]
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from (("keys", self.keys), ("values", self.values), ("origins", self.origins), ("order", self.order))
+        if self.rotated is not None:
+            yield "rotated", self.rotated
+        yield from self.pooled.items()
+
+
+def pair_off(movers: Tensor, moving: Tensor, holes: Tensor, vacant: Tensor) -> Tensor:
+    """Give each moving unit a vacant slot, with shapes that do not depend on how many move.
+
+    Args:
+        movers: slots of units that may move, `[B, n]`.
+        moving: which of them do, bool `[B, n]`.
+        holes: slots that may be vacant, `[B, m]`.
+        vacant: which of them are, bool `[B, m]`; at least as many a row as move.
+
+    Returns:
+        Each mover's target slot, `[B, n]`: the next vacant hole for one that moves, its own slot otherwise.
+    """
+    first_vacant = vacant.logical_not().to(torch.int8).argsort(dim=1, stable=True)
+    rank = (moving.cumsum(dim=1) - 1).clamp(0, holes.shape[1] - 1)
+    return torch.where(moving, holes.gather(1, first_vacant.gather(1, rank)), movers)

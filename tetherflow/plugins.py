@@ -1,0 +1,176 @@
+"""Discovery of plugins through entry points, loaded only when they are named."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+import attrs
+
+from tetherflow.backbone import Backbone
+from tetherflow.errors import PluginError
+from tetherflow.stages import Stage, StageName
+
+POLICIES: Final = "tetherflow.policies"
+"""Entry-point group of stage plugins; each names a subclass of `Stage`."""
+
+BACKBONES: Final = "tetherflow.backbones"
+"""Entry-point group of backbones; each names a subclass of `Backbone`."""
+
+_BASES: Final[dict[str, type]] = {POLICIES: Stage, BACKBONES: Backbone}
+_KINDS: Final = {POLICIES: "stage", BACKBONES: "backbone"}
+
+
+@attrs.frozen
+class PluginInfo:
+    """What is known of one registration.
+
+    Attributes:
+        name: the name a recipe uses.
+        group: the entry-point group.
+        stage: evict, score, select or edit; `backbone` for a backbone; None if it cannot be loaded.
+        distribution: the distribution that registers it, as pip names it.
+        version: that distribution's version.
+        target: where the class lives, `module:Class`.
+        summary: first line of the class's docstring; empty if it cannot be loaded.
+        error: why it cannot be used; None if it can.
+    """
+
+    name: str
+    group: str
+    stage: str | None
+    distribution: str
+    version: str
+    target: str
+    summary: str
+    error: str | None
+
+
+def installed(group: str) -> dict[str, list[EntryPoint]]:
+    """Find what is registered in a group, without importing any of it.
+
+    Args:
+        group: `POLICIES` or `BACKBONES`.
+
+    Returns:
+        Registrations by name; a name that two distributions claim has two.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        claims = found.setdefault(entry.name, [])
+        # A clone on the path beside its installed self shows the same registration twice.
+        if (entry.value, _distribution(entry)) not in [(e.value, _distribution(e)) for e in claims]:
+            claims.append(entry)
+    return dict(sorted(found.items()))
+
+
+def load_stage(name: str, stage: StageName) -> type[Stage]:
+    """Load the stage plugin of a name.
+
+    Args:
+        name: the plugin's name, as a recipe spells it.
+        stage: the stage in which the recipe uses it.
+
+    Raises:
+        PluginError: It is not installed, is claimed twice, cannot be imported, or is a plugin of another stage.
+    """
+    cls = _load(POLICIES, name)
+    if not issubclass(cls, Stage):  # _load checked it; this is for the type checker
+        raise PluginError(f"plugin '{name}' is not a stage")
+    if cls.stage != stage:
+        raise PluginError(f"plugin '{name}' is of stage '{cls.stage}' and cannot be used as '{stage}'")
+    return cls
+
+
+def load_backbone(name: str) -> type[Backbone]:
+    """Load the backbone of a name.
+
+    Raises:
+        PluginError: It is not installed, is claimed twice, or cannot be imported.
+    """
+    cls = _load(BACKBONES, name)
+    if not issubclass(cls, Backbone):  # as above
+        raise PluginError(f"'{name}' is not a backbone")
+    return cls
+
+
+def list_plugins() -> list[PluginInfo]:
+    """Describe every registration, broken ones included; loads each, so that its stage is known."""
+    return [
+        _describe(group, entry, claims)
+        for group in (BACKBONES, POLICIES)
+        for claims in installed(group).values()
+        for entry in claims
+    ]
+
+
+def provider(group: str, name: str) -> tuple[str, str]:
+    """Which distribution, and which version of it, registers a name; empty strings if none does."""
+    claims = installed(group).get(name, [])
+    return (_distribution(claims[0]), _version(claims[0])) if claims else ("", "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known words that are nearest to one, as the end of an error message; empty if none is near."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+
+
+def _load(group: str, name: str) -> type:
+    kind = _KINDS[group]
+    known = installed(group)
+    claims = known.get(name, [])
+    if not claims:
+        raise PluginError(
+            f"no {kind} plugin named '{name}' is installed{nearest(name, known)} (installed: {', '.join(known) or 'none'}). "
+            "If a package provides it, `pip install` that package; `tetherflow plugins` lists what there is"
+        )
+    if len(claims) > 1:
+        raise PluginError(_claimed_twice(name, claims))
+    return _import(group, claims[0])
+
+
+def _import(group: str, entry: EntryPoint) -> type:
+    """Import what an entry point names, and check that it is what its group promises."""
+    where = f"{_KINDS[group]} plugin '{entry.name}' ({entry.value}, from {_distribution(entry)} {_version(entry)})"
+    try:
+        loaded: object = entry.load()
+    except (Exception, SystemExit) as error:  # a package may do anything when it is imported
+        raise PluginError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+    base = _BASES[group]
+    if not isinstance(loaded, type) or not issubclass(loaded, base):
+        raise PluginError(f"{where} is {loaded!r}, which is not a subclass of tetherflow.{base.__name__}")
+    if group == POLICIES and getattr(loaded, "stage", None) is None:
+        raise PluginError(f"{where} names no stage; derive it from Evictor, Scorer, Selector or Editor")
+    return loaded
+
+
+def _describe(group: str, entry: EntryPoint, claims: list[EntryPoint]) -> PluginInfo:
+    stage, summary = None, ""
+    error = _claimed_twice(entry.name, claims) if len(claims) > 1 else None
+    try:
+        cls = _import(group, entry)
+    except PluginError as problem:
+        error = error or str(problem)
+    else:
+        stage = str(getattr(cls, "stage", "backbone"))
+        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+    return PluginInfo(
+        entry.name, group, stage, _distribution(entry), _version(entry), entry.value, summary, error
+    )
+
+
+def _claimed_twice(name: str, claims: list[EntryPoint]) -> str:
+    owners = " and ".join(f"{_distribution(entry)} {_version(entry)} ({entry.value})" for entry in claims)
+    return f"the name '{name}' is registered twice, by {owners}; uninstall one of them"
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "?"
+
+
+def _version(entry: EntryPoint) -> str:
+    return entry.dist.version if entry.dist is not None else "?"

@@ -1,0 +1,81 @@
+"""Denoises one chunk: the few-step passes, then the context pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from tetherflow.backbone import Transformer
+from tetherflow.cache.engine import CacheEngine
+from tetherflow.rollout.schedule import Schedule, clean, renoise
+
+FlowObserver = Callable[[int, Tensor], None]
+"""Called with a pass's index and the flow `[B, F, C, H, W]` that it predicted; the context pass comes last."""
+
+
+@attrs.frozen(eq=False)
+class Sampler:
+    """The re-noising few-step sampler of Self-Forcing (arXiv 2506.08009, algorithm 2).
+
+    Attributes:
+        transformer: predicts the flow.
+        schedule: timesteps and noise levels.
+        context_timestep: timestep of the context pass, in 0..1000.
+        dtype: type in which the transformer computes.
+    """
+
+    transformer: Transformer
+    schedule: Schedule
+    context_timestep: float
+    dtype: torch.dtype
+
+    def denoise(
+        self, cache: CacheEngine, text: Any, noise: Callable[[int], Tensor], observe: FlowObserver | None = None
+    ) -> Tensor:
+        """Generate one chunk and leave it in the cache.
+
+        Args:
+            cache: the rollout's cache, between chunks.
+            text: what the transformer's `prepare_text` returned for the prompts.
+            noise: returns standard normal noise `[B, F, C, H, W]`, float32, for a pass: the chunk's initial noise
+                for pass 0, the noise that is added afresh before each later one.
+            observe: sees each pass's flow.
+
+        Returns:
+            Clean latents `[B, F, C, H, W]`, float32.
+        """
+        noisy = noise(0)
+        cache.begin(noisy.shape[1])
+        latents = noisy
+        last = len(self.schedule.sigmas) - 1
+        for step, (timestep, sigma) in enumerate(
+            zip(self.schedule.timesteps, self.schedule.sigmas, strict=True)
+        ):
+            flow = self._predict(noisy, timestep, text, cache)
+            if observe:
+                observe(step, flow)
+            latents = clean(noisy, flow, sigma)
+            if step < last:
+                noisy = renoise(latents, noise(step + 1), self.schedule.sigmas[step + 1])
+        self._context(cache, text, latents, observe)
+        return latents
+
+    def prefill(self, cache: CacheEngine, text: Any, latents: Tensor) -> None:
+        """Take given clean latents `[B, F, C, H, W]` into the cache as one chunk, by a context pass alone."""
+        cache.begin(latents.shape[1])
+        self._context(cache, text, latents, None)
+
+    def _context(self, cache: CacheEngine, text: Any, latents: Tensor, observe: FlowObserver | None) -> None:
+        cache.commit()
+        flow = self._predict(latents, self.context_timestep, text, cache)
+        if observe:
+            observe(len(self.schedule.sigmas), flow)
+        cache.end()
+
+    def _predict(self, latents: Tensor, timestep: float, text: Any, cache: CacheEngine) -> Tensor:
+        timesteps = torch.full(latents.shape[:2], timestep, dtype=torch.float32, device=latents.device)
+        return self.transformer(latents.to(self.dtype), timesteps, text, cache).float()

@@ -1,0 +1,52 @@
+"""Noise levels of the few-step sampler."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from tetherflow.backbone import SamplerSettings
+
+TRAIN_STEPS = 1000
+
+
+@attrs.frozen(eq=False)
+class Schedule:
+    """Timesteps of the denoising passes and their noise levels.
+
+    Attributes:
+        timesteps: what the transformer is told, in 0..1000, one a pass.
+        sigmas: share of noise in each pass's input, in 0..1.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+    @classmethod
+    def of(cls, settings: SamplerSettings) -> Schedule:
+        """The schedule of some settings.
+
+        1000 levels u = 1, 0.999, … are shifted to σ = s·u / (1 + (s − 1)·u), t = 1000 σ. A warped step n is
+        the t of level u = n / 1000; an unwarped one is n itself. σ is looked up at the nearest t, in float32 as
+        in the published code.
+        """
+        u = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
+        sigmas = settings.shift * u / (1 + (settings.shift - 1) * u)
+        table = sigmas * TRAIN_STEPS
+        if settings.warp:
+            steps = torch.cat([table, torch.zeros(1)])[TRAIN_STEPS - torch.tensor(settings.steps)]
+        else:
+            steps = torch.tensor(settings.steps, dtype=torch.float32)
+        nearest = (table[None] - steps[:, None]).abs().argmin(dim=1)
+        return cls(tuple(steps.tolist()), tuple(sigmas[nearest].tolist()))
+
+
+def clean(noisy: Tensor, flow: Tensor, sigma: float) -> Tensor:
+    """Clean latents implied by a flow, x₀ = x − σ f, computed in float64 and returned in the flow's type."""
+    return (noisy.double() - sigma * flow.double()).type_as(flow)
+
+
+def renoise(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """Latents at noise level σ, (1 − σ) x₀ + σ ε."""
+    return ((1 - sigma) * latents + sigma * noise).type_as(noise)

@@ -1,0 +1,167 @@
+"""A rollout: chunk after chunk of video from prompts, as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from tetherflow.backbone import Backbone, SamplerSettings, VideoDecoder
+from tetherflow.cache.engine import CacheEngine, Policy, Positions
+from tetherflow.cache.layout import Layout
+from tetherflow.errors import LayoutError
+from tetherflow.rollout.sampler import Sampler
+from tetherflow.rollout.schedule import Schedule
+
+
+@attrs.frozen(eq=False)
+class Chunk:
+    """One chunk of a rollout.
+
+    Attributes:
+        index: its place in the rollout, from 0.
+        latents: clean latents, float32 `[B, F, C, H, W]`.
+        frames: video frames, uint8 RGB `[B, n, 3, height, width]`; None if the session does not decode.
+    """
+
+    index: int
+    latents: Tensor
+    frames: Tensor | None
+
+
+class Session:
+    """Generates videos from a backbone under a cache policy.
+
+    Memory and the time of a chunk do not grow with length.
+
+    Args:
+        backbone: the model.
+        layout: the cache's regions.
+        policy: decides what the cache keeps.
+        positions: key positions.
+        strict: whether plugins' results are checked at once; by default on the CPU only.
+        chunk_frames: latent frames a chunk; the backbone's own by default.
+        dtype: type of the transformer's weights and of the cache.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layout: Layout,
+        policy: Policy,
+        *,
+        positions: Positions = "block-relative",
+        strict: bool | None = None,
+        chunk_frames: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.backbone = backbone
+        self.layout = layout
+        self.policy = policy
+        self.positions: Positions = positions
+        self.device = torch.device(device)
+        self.strict = self.device.type == "cpu" if strict is None else strict
+        self.dtype = dtype
+        self.settings: SamplerSettings = backbone.sampler
+        self.chunk_frames = chunk_frames or self.settings.chunk_frames
+        layout.check_chunk(self.chunk_frames)
+        policy.check_layout(layout)
+        if layout.budget < self.chunk_frames:
+            raise LayoutError(f"a budget of {layout.budget} frames cannot hold a chunk of {self.chunk_frames}")
+        self.sampler = Sampler(
+            backbone.transformer, Schedule.of(self.settings), self.settings.context_timestep, dtype
+        )
+        self.cache: CacheEngine | None = None
+
+    def new_cache(self, batch: int) -> CacheEngine:
+        """An empty cache for `batch` samples."""
+        return CacheEngine(
+            self.backbone.cache_shape,
+            self.layout,
+            self.policy,
+            self.backbone.rotary,
+            batch=batch,
+            positions=self.positions,
+            dtype=self.dtype,
+            device=self.device,
+            strict=self.strict,
+        )
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompts: Sequence[str],
+        *,
+        latent_frames: int,
+        seeds: Sequence[int],
+        first_latents: Tensor | None = None,
+        decode: bool = True,
+    ) -> Iterator[Chunk]:
+        """Generate videos chunk by chunk.
+
+        Args:
+            prompts: B prompts.
+            latent_frames: length of the videos in latent frames, given ones included.
+            seeds: B seeds, one a sample. A sample's noise depends on its own seed alone, and is drawn on the
+                CPU, so it is the same in any batch, on any device and any rank.
+            first_latents: latents with which the videos begin, `[B, F, C, H, W]` (image-to-video, extension).
+            decode: whether to decode the latents to video frames.
+
+        Yields:
+            The chunks in order, given latents first. The rollout's cache is `session.cache` meanwhile.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
+        text = self.backbone.transformer.prepare_text(self.backbone.encode_prompts(prompts))
+        self.cache = self.new_cache(len(prompts))
+        decoder = self.backbone.decoder() if decode else None
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        index = done = 0
+        given = 0 if first_latents is None else min(first_latents.shape[1], latent_frames)
+        while done < latent_frames:
+            if first_latents is not None and done < given:
+                frames = min(self.chunk_frames, given - done)
+                latents = first_latents[:, done : done + frames].to(self.device, torch.float32)
+                self.sampler.prefill(self.cache, text, latents)
+            else:
+                frames = min(self.chunk_frames, latent_frames - done)
+                latents = self.sampler.denoise(self.cache, text, self._noise(generators, frames))
+            yield self._chunk(index, latents, decoder)
+            index, done = index + 1, done + frames
+        self.cache.checks.drain()
+
+    def _noise(self, generators: Sequence[torch.Generator], frames: int) -> "NoiseSource":
+        return NoiseSource(generators, (frames, *self.backbone.latent_shape), self.device)
+
+    def _chunk(self, index: int, latents: Tensor, decoder: VideoDecoder | None) -> Chunk:
+        return Chunk(index, latents, None if decoder is None else decoder(latents))
+
+
+@attrs.frozen(eq=False)
+class NoiseSource:
+    """Draws a chunk's noise, pass after pass, each sample from its own generator.
+
+    Attributes:
+        generators: one a sample, on the CPU.
+        shape: of one sample's noise.
+        device: where the noise goes.
+    """
+
+    generators: Sequence[torch.Generator]
+    shape: tuple[int, ...]
+    device: torch.device
+
+    def __call__(self, step: int) -> Tensor:
+        """Standard normal noise for the next pass, float32 `[B, *shape]`; `step` only says which."""
+        noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+        return noise.to(self.device, non_blocking=True)
+
+
+def sample_seed(seed: int, prompt: str, sample: int) -> int:
+    """Seed of one sample of one prompt: a hash of the recipe's seed, the prompt and the sample's number."""
+    digest = hashlib.sha256(f"{seed}\0{sample}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

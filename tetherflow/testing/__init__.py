@@ -1,0 +1,1 @@
+"""Tools to test backbones, policies and the engine with."""
