@@ -1,8 +1,12 @@
 """Tetherflow: minutes of video from autoregressive video diffusion models, by pluggable cache policies."""
 
-from tetherflow.cache import Candidates, Destination, Draft, Eviction, Layout, Slots, Statistics
-from tetherflow.hookspecs import hookimpl
-from tetherflow.stages import Editor, Evictor, Scorer, Selector, Stage, StageOptions
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tetherflow.cache import Candidates, Destination, Draft, Eviction, Layout, Slots, Statistics
+    from tetherflow.hookspecs import hookimpl
+    from tetherflow.stages import Editor, Evictor, Scorer, Selector, Stage, StageOptions
 
 __version__ = "0.1.0"
 
@@ -22,3 +26,14 @@ __all__ = [
     "Statistics",
     "hookimpl",
 ]
+
+_STAGES = {"Editor", "Evictor", "Scorer", "Selector", "Stage", "StageOptions"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: PyTorch takes seconds to import, and `tetherflow --help` does not need it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'tetherflow' has no attribute '{name}'")
+    home = "stages" if name in _STAGES else "hookspecs" if name == "hookimpl" else "cache"
+    value = globals()[name] = getattr(import_module(f"tetherflow.{home}"), name)
+    return value

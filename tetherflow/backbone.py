@@ -27,7 +27,7 @@ class SamplerSettings:
         chunk_frames: latent frames denoised together.
     """
 
-    steps: tuple[int, ...] = attrs.field(default=(1000, 750, 500, 250), converter=tuple)
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
     shift: float = 5.0
     warp: bool = True
     context_timestep: float = 0.0
@@ -69,8 +69,8 @@ class Transformer(Protocol):
 class Backbone(ABC):
     """A causal video diffusion model: transformer, rotary embedding, text encoder and video autoencoder.
 
-    An adapter registers its class under the entry point group `tetherflow.backbones`. Its constructor loads the
-    weights and raises `WeightsError` if they are missing, truncated or of another architecture.
+    An adapter registers its class under the entry point group `tetherflow.backbones`. Its constructor loads
+    the weights and raises `WeightsError` if they are missing, truncated or of another architecture.
 
     Args:
         options: validated options of the adapter.

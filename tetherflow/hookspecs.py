@@ -1,7 +1,7 @@
 """The four stages of a cache policy, as pluggy hook specifications.
 
-An implementation may name just the arguments it needs. The engine calls `evict` as a chunk begins, and `score`,
-`select` and `edit` in its context pass, before that layer's attention reads.
+An implementation may name just the arguments it needs. The engine calls `evict` as a chunk begins, and
+`score`, `select` and `edit` in its context pass, before that layer's attention reads.
 """
 
 from __future__ import annotations

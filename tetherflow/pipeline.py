@@ -142,33 +142,49 @@ class Pipeline:
             self._call(stage, draft, draft=draft)
             fail = _failure(stage, draft)
             for name, tensor in (("keys", draft.keys), ("values", draft.values)):
-                if tensor.shape != shape or tensor.dtype != dtype or tensor.device != device:
-                    raise fail(f"made the draft's {name} {_kind(tensor)}; expected {dtype} {list(shape)} on {device}")
+                at_home = isinstance(tensor, Tensor) and tensor.device == device
+                if not at_home or tensor.shape != shape or tensor.dtype != dtype:
+                    raise fail(
+                        f"made the draft's {name} {_kind(tensor)}; expected {dtype} {list(shape)} on {device}"
+                    )
                 checks.require(tensor.isfinite().all(), _later(fail, f"made {name} that are not finite"))
 
     def _check_cardinality(self) -> None:
-        expected = [(self.evictor, Evictor), (self.selector, Selector)]
-        expected += [(stage, Scorer) for stage in self.scorers] + [(stage, Editor) for stage in self.editors]
+        expected: list[tuple[object, type[Stage]]] = [(self.evictor, Evictor), (self.selector, Selector)]
+        expected += [(scorer, Scorer) for scorer in self.scorers]
+        expected += [(editor, Editor) for editor in self.editors]
         for stage, kind in expected:
             if not isinstance(stage, kind) and not (kind is Selector and stage is None):
                 name = getattr(stage, "name", repr(stage))
-                raise PipelineError(f"'{name}' is no {kind.__name__} and cannot serve as stage '{kind.stage}'")
+                raise PipelineError(
+                    f"'{name}' is no {kind.__name__} and cannot serve as stage '{kind.stage}'"
+                )
         names = Counter(stage.name for stage in self.stages)
         for name, count in names.items():
             if count > 1:
-                raise PipelineError(f"plugin '{name}' appears {count} times; each stage plugin may appear once")
+                raise PipelineError(
+                    f"plugin '{name}' appears {count} times; each stage plugin may appear once"
+                )
         if self.selector is None and (self.scorers or self.editors):
             idle = ", ".join(f"'{stage.name}'" for stage in (*self.scorers, *self.editors))
-            raise PipelineError(f"{idle} would never run: a pipeline with scorers or editors needs one selector")
+            raise PipelineError(
+                f"{idle} would never run: a pipeline with scorers or editors needs one selector"
+            )
         if self.selector is not None and self.evictor.destination != "memory":
             raise PipelineError(
                 f"selector '{self.selector.name}' would never run: evictor '{self.evictor.name}' drops what "
                 "leaves; use one that sends it to memory, such as 'recall-window'"
             )
         if self.selector is None and self.evictor.destination == "memory":
-            raise PipelineError(f"evictor '{self.evictor.name}' sends units to memory, but there is no selector")
+            raise PipelineError(
+                f"evictor '{self.evictor.name}' sends units to memory, but there is no selector"
+            )
 
     def _register(self, stage: Stage) -> None:
+        if type(stage).__eq__ is not object.__eq__:
+            raise PipelineError(
+                f"plugin '{stage.name}' defines equality; pluggy needs stages that equal only themselves"
+            )
         try:
             self.manager.register(stage, name=stage.name)
             self.manager.check_pending()
@@ -178,7 +194,7 @@ class Pipeline:
         if implemented != [stage.stage]:
             found = ", ".join(implemented) or "none"
             raise PipelineError(
-                f"plugin '{stage.name}' must implement the hook '{stage.stage}' with @hookimpl, and no other; "
+                f"plugin '{stage.name}' must implement the hook '{stage.stage}' with @hookimpl, no other; "
                 f"it implements: {found}"
             )
 
@@ -190,11 +206,11 @@ class Pipeline:
     def _call(self, stage: Stage, at: Slots | Candidates | Draft, **arguments: Any) -> Any:
         try:
             result = self._calls[stage](**arguments)
-        except TetherflowError:
-            raise
+        except TetherflowError as error:  # raised on purpose: its message says what to do
+            raise _failure(stage, at)(str(error)) from error
         except Exception as error:
             raise _failure(stage, at)(f"raised {type(error).__name__}: {error}") from error
-        if isinstance(result, list):  # hooks that are not firstresult return a list, without what was None
+        if stage.stage in ("score", "edit"):  # not firstresult: a list of results, without what was None
             return result[0] if result else None
         return result
 
@@ -209,9 +225,16 @@ def _later(fail: Callable[[str], StageError], message: str) -> Callable[[], Stag
     return lambda: fail(message)
 
 
-def _indices(value: object, shape: tuple[int, int], like: Tensor, fail: Callable[[str], StageError]) -> Tensor:
+def _indices(
+    value: object, shape: tuple[int, int], like: Tensor, fail: Callable[[str], StageError]
+) -> Tensor:
     """Check that a plugin returned integer indices of a shape, on the right device; returns them as int64."""
-    if not isinstance(value, Tensor) or value.shape != shape or value.is_floating_point() or value.is_complex():
+    if (
+        not isinstance(value, Tensor)
+        or value.shape != shape
+        or value.is_floating_point()
+        or value.is_complex()
+    ):
         raise fail(f"returned {_kind(value)}; expected integers {list(shape)}")
     if value.dtype == torch.bool or value.device != like.device:
         raise fail(f"returned {_kind(value)}; expected integers {list(shape)} on {like.device}")

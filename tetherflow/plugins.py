@@ -75,7 +75,7 @@ def load_stage(name: str, stage: StageName) -> type[Stage]:
         stage: the stage in which the recipe uses it.
 
     Raises:
-        PluginError: It is not installed, is claimed twice, cannot be imported, or is a plugin of another stage.
+        PluginError: It is not installed, is claimed twice, cannot be imported, or is of another stage.
     """
     cls = _load(POLICIES, name)
     if not issubclass(cls, Stage):  # _load checked it; this is for the type checker
@@ -124,8 +124,9 @@ def _load(group: str, name: str) -> type:
     known = installed(group)
     claims = known.get(name, [])
     if not claims:
+        listing = ", ".join(known) or "none"
         raise PluginError(
-            f"no {kind} plugin named '{name}' is installed{nearest(name, known)} (installed: {', '.join(known) or 'none'}). "
+            f"no {kind} plugin named '{name}' is installed{nearest(name, known)} (installed: {listing}). "
             "If a package provides it, `pip install` that package; `tetherflow plugins` lists what there is"
         )
     if len(claims) > 1:
@@ -135,7 +136,8 @@ def _load(group: str, name: str) -> type:
 
 def _import(group: str, entry: EntryPoint) -> type:
     """Import what an entry point names, and check that it is what its group promises."""
-    where = f"{_KINDS[group]} plugin '{entry.name}' ({entry.value}, from {_distribution(entry)} {_version(entry)})"
+    origin = f"{entry.value}, from {_distribution(entry)} {_version(entry)}"
+    where = f"{_KINDS[group]} plugin '{entry.name}' ({origin})"
     try:
         loaded: object = entry.load()
     except (Exception, SystemExit) as error:  # a package may do anything when it is imported
@@ -157,7 +159,7 @@ def _describe(group: str, entry: EntryPoint, claims: list[EntryPoint]) -> Plugin
         error = error or str(problem)
     else:
         stage = str(getattr(cls, "stage", "backbone"))
-        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+        summary = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
     return PluginInfo(
         entry.name, group, stage, _distribution(entry), _version(entry), entry.value, summary, error
     )

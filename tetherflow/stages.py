@@ -21,8 +21,9 @@ class StageOptions(BaseModel):
 class Stage:
     """One stage of a cache policy.
 
-    Subclass `Evictor`, `Scorer`, `Selector` or `Editor`, declare `Options`, and implement the hook of the same name
-    with `@hookimpl`. A stage keeps no state between calls: what a policy remembers lives in the cache.
+    Subclass `Evictor`, `Scorer`, `Selector` or `Editor`, declare `Options`, and implement the hook of the
+    same name with `@hookimpl`. A stage keeps no state between calls: what a policy remembers lives in the
+    cache.
 
     Args:
         options: validated options; the defaults if omitted.

@@ -1,1 +1,1 @@
-"""Backbones that ship with Tetherflow; they register through the public `tetherflow.backbones` entry points."""
+"""Backbones that ship with Tetherflow, registered through the public `tetherflow.backbones` entry points."""

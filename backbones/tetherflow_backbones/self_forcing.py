@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from tetherflow.backbone import Backbone, BackboneOptions, SamplerSettings, VideoDecoder
@@ -15,31 +16,47 @@ from tetherflow.errors import WeightsError
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer, WanRotary
 from tetherflow_backbones.causal_wan.checkpoint import digest, load_transformer
 
+Size = Annotated[int, Field(ge=1)]
+Step = Annotated[int, Field(ge=1, le=1000)]
+
 
 class Sizes(BaseModel):
     """Sizes of the transformer; the defaults are Wan2.1-T2V-1.3B's (see `Architecture`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = 1536
-    ffn_dim: int = 8960
-    num_heads: int = 12
-    num_layers: int = 30
-    freq_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    in_dim: int = 16
-    out_dim: int = 16
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    eps: float = 1e-6
+    dim: Size = 1536
+    ffn_dim: Size = 8960
+    num_heads: Size = 12
+    num_layers: Size = 30
+    freq_dim: Size = 256
+    text_dim: Size = 4096
+    text_len: Size = 512
+    in_dim: Size = 16
+    out_dim: Size = 16
+    patch_size: tuple[Size, Size, Size] = (1, 2, 2)
+    eps: float = Field(default=1e-6, gt=0)
+
+    @model_validator(mode="after")
+    def _must_fit_together(self) -> Self:
+        self.architecture()
+        return self
+
+    def architecture(self) -> Architecture:
+        """These sizes as the transformer takes them.
+
+        Raises:
+            ValueError: They do not fit together.
+        """
+        return Architecture(**self.model_dump())
 
 
 class SelfForcing(Backbone):
     """Self-Forcing (arXiv 2506.08009): Wan2.1 made causal, four denoising steps and a context pass.
 
-    The transformer comes from a safetensors file under the published parameter names. Latents and prompt embeddings
-    go in and out; the published text encoder and video autoencoder are not attached yet, so the adapter serves
-    replays, benchmarks and programs that bring embeddings of their own.
+    The transformer comes from a safetensors file under the published parameter names. Latents and prompt
+    embeddings go in and out; the published text encoder and video autoencoder are not attached yet, so the
+    adapter serves replays, benchmarks and programs that bring embeddings of their own.
     """
 
     class Options(BackboneOptions):
@@ -47,11 +64,18 @@ class SelfForcing(Backbone):
 
         transformer: Path = Field(description="Safetensors file of the transformer.")
         architecture: Sizes = Sizes()
-        latent_size: tuple[int, int] = Field(default=(60, 104), description="Rows and columns of a latent frame.")
-        steps: tuple[int, ...] = Field(default=(1000, 750, 500, 250), min_length=1)
+        latent_size: tuple[Size, Size] = Field(
+            default=(60, 104), description="Rows and columns of a latent frame."
+        )
+        steps: tuple[Step, ...] = Field(default=(1000, 750, 500, 250), min_length=1)
         shift: float = Field(default=5.0, gt=0)
         context_timestep: float = Field(default=0.0, ge=0, le=1000)
         chunk_frames: int = Field(default=3, ge=1)
+
+        @model_validator(mode="after")
+        def _must_split_into_patches(self) -> Self:
+            self.architecture.architecture().grid(*self.latent_size)
+            return self
 
     def __init__(
         self,
@@ -62,7 +86,7 @@ class SelfForcing(Backbone):
         parity: bool = False,
     ) -> None:
         self.options = options
-        self.arch = Architecture(**options.architecture.model_dump())
+        self.arch = options.architecture.architecture()
         self.sampler = SamplerSettings(
             steps=options.steps,
             shift=options.shift,
@@ -102,7 +126,9 @@ class SelfForcing(Backbone):
         Raises:
             WeightsError: Always.
         """
-        raise WeightsError("the 'self-forcing' backbone has no text encoder attached; use 'mini' to generate from prompts")
+        raise WeightsError(
+            "the 'self-forcing' backbone has no text encoder attached; use 'mini' to generate from prompts"
+        )
 
     def decoder(self) -> VideoDecoder:
         """Not available without a video autoencoder.
@@ -110,7 +136,9 @@ class SelfForcing(Backbone):
         Raises:
             WeightsError: Always.
         """
-        raise WeightsError("the 'self-forcing' backbone has no video autoencoder attached; it generates latents only")
+        raise WeightsError(
+            "the 'self-forcing' backbone has no video autoencoder attached; it generates latents only"
+        )
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """Not available without a video autoencoder.
@@ -118,7 +146,9 @@ class SelfForcing(Backbone):
         Raises:
             WeightsError: Always.
         """
-        raise WeightsError("the 'self-forcing' backbone has no video autoencoder attached; it takes latents only")
+        raise WeightsError(
+            "the 'self-forcing' backbone has no video autoencoder attached; it takes latents only"
+        )
 
     def weights_digest(self) -> str:
         """SHA-256 of the transformer's file."""

@@ -1,1 +1,1 @@
-"""Cache policies that ship with Tetherflow; they register through the public `tetherflow.policies` entry points."""
+"""Cache policies that ship with Tetherflow, registered through the public `tetherflow.policies` group."""

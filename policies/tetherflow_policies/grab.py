@@ -17,9 +17,9 @@ RELEVANCE = "relevance"
 class Relevance(Scorer):
     """Share of the chunk's attention that each candidate draws.
 
-    a_i = softmax_i(mean over heads, queries and keys of q·k / √d / T). The mean of raw logits is linear in both,
-    so it equals mean_h(q̄_h · k̄_{h,i}) / √d, and the pooled queries and keys suffice. The published code
-    materialises the logits instead; the result is the same.
+    a_i = softmax_i(mean over heads, queries and keys of q·k / √d / T). The mean of raw logits is linear in
+    both, so it equals mean_h(q̄_h · k̄_{h,i}) / √d, and the pooled queries and keys suffice. The published
+    code materialises the logits instead; the result is the same.
     """
 
     class Options(StageOptions):
@@ -33,14 +33,15 @@ class Relevance(Scorer):
     def score(self, candidates: Candidates) -> Tensor:
         """Attention mass of each candidate, `[B, N]`; sums to 1 over N."""
         logits = torch.einsum("bhd,bnhd->bnh", candidates.mean_query, candidates.mean_keys).mean(dim=-1)
-        return (logits / candidates.head_dim**0.5 / self.options.temperature).softmax(dim=-1)
+        scale = candidates.head_dim**0.5 * self.options.temperature
+        return torch.softmax(logits / scale, dim=-1)
 
 
 class TemporalDiversity(Scorer):
     """Reward for candidates that no attended neighbour in time stands in for; needs 'relevance' before it.
 
-    α · max(0, 1 − r_i) with the redundancy r_i = max_{j≠i} a_j · exp(−|i − j| / σ), over origin frames i and j,
-    and σ = max(1, half the candidates' extent, newest − oldest + 1 frames).
+    α · max(0, 1 − r_i) with the redundancy r_i = max_{j≠i} a_j · exp(−|i − j| / σ), over origin frames i
+    and j, and σ = max(1, half the candidates' extent, newest − oldest + 1 frames).
     """
 
     class Options(StageOptions):
@@ -54,7 +55,9 @@ class TemporalDiversity(Scorer):
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
         if RELEVANCE not in scores:
-            raise PipelineError("'temporal-diversity' builds on 'relevance'; put that scorer before it in the recipe")
+            raise PipelineError(
+                "'temporal-diversity' builds on 'relevance'; put that scorer before it in the recipe"
+            )
         frames = candidates.origins.float()
         extent = frames.amax(dim=1) - frames.amin(dim=1) + 1
         sigma = (extent / 2).clamp_min(1)[:, None, None]

@@ -9,7 +9,7 @@ from tetherflow.errors import LayoutError
 
 
 class RecallWindow(Evictor):
-    """Send the units that leave the recent region to memory's candidates (TetherCache, arXiv 2606.13035, section 3.1).
+    """Send what leaves the recent region to memory's candidates (TetherCache, arXiv 2606.13035, section 3.1).
 
     While the cache fills, units simply pass from recent into memory. Once it is full, the oldest recent units
     make room for the chunk and wait for its context pass, where they compete with memory's residents.
@@ -20,7 +20,9 @@ class RecallWindow(Evictor):
     def check_layout(self, layout: Layout) -> None:
         """Refuse regions without memory: nothing could be recalled."""
         if not layout.memory:
-            raise LayoutError("'recall-window' recalls into memory, but the regions give it 0 frames; make it 1 or more")
+            raise LayoutError(
+                "'recall-window' recalls into memory, but the regions give it 0 frames; make it 1 or more"
+            )
 
     @hookimpl
     def evict(self, slots: Slots, count: int) -> Eviction:

@@ -13,7 +13,7 @@ class SlidingWindow(Evictor):
         """Refuse a sink or memory, which a plain window does not keep."""
         if layout.sink or layout.memory:
             raise LayoutError(
-                f"'sliding-window' keeps neither sink nor memory, but the regions give them {layout.sink} and "
+                f"'sliding-window' keeps no sink and no memory, but the regions give them {layout.sink} and "
                 f"{layout.memory} frames; set both to 0, or use 'sink-window' or 'recall-window'"
             )
 

@@ -12,8 +12,9 @@ class Tame(Editor):
     """Move a newcomer's keys and values towards the trusted pool's mean and deviation, channel by channel.
 
     x ← (1 − τ) x + τ (σ_t (x − μ_x) / σ_x + μ_t), adaptive instance normalisation (arXiv 1703.06868) with
-    (μ_x, σ_x) over the newcomer's tokens and (μ_t, σ_t) over the sink and memory as they were before, for keys
-    and values apart, per head and channel. τ = 0 edits nothing; τ = 1 gives exactly the trusted statistics.
+    (μ_x, σ_x) over the newcomer's tokens and (μ_t, σ_t) over the sink and memory as they were before, for
+    keys and values apart, per head and channel. τ = 0 edits nothing; τ = 1 gives exactly the trusted
+    statistics.
     """
 
     class Options(StageOptions):
@@ -35,10 +36,11 @@ class Tame(Editor):
         """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics, in float32."""
         tau = self.options.tau
         scale = trusted.variance[:, None].sqrt() / own.variance.sqrt().clamp_min(EPS)
-        shift = trusted.mean[:, None] - own.mean * scale
-        # (1 − τ) x + τ (scale · x + shift) as one multiplication and one addition a token.
+        # (1 − τ) x + τ (scale · (x − μ_x) + μ_t), regrouped by x − μ_x. Centred first: where σ_x is small
+        # beside μ_x, the scale is large, and scale · x − scale · μ_x would cancel to noise.
         gain = 1 + tau * (scale - 1)
-        return (x.float() * gain[:, :, None] + tau * shift[:, :, None]).to(x.dtype)
+        mean = own.mean + tau * (trusted.mean[:, None] - own.mean)
+        return ((x.float() - own.mean[:, :, None]) * gain[:, :, None] + mean[:, :, None]).to(x.dtype)
 
 
 EPS = 1e-6

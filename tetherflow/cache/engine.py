@@ -52,7 +52,9 @@ class Policy(Protocol):
         """Score the candidates for memory."""
         ...
 
-    def select(self, candidates: Candidates, score: Tensor, scores: dict[str, Tensor], checks: Checks) -> Tensor:
+    def select(
+        self, candidates: Candidates, score: Tensor, scores: dict[str, Tensor], checks: Checks
+    ) -> Tensor:
         """Choose the candidates that stay, in ascending order."""
         ...
 
@@ -92,8 +94,8 @@ class CacheEngine:
     context pass) and `end`. In each pass the transformer calls `attend` once a layer, in any order of layers.
     Samples of a batch, and layers, decide apart.
 
-    The engine, not the policy, keeps the invariants: the budget, unique origins, the frozen sink, and that every
-    unit ever written is in exactly one region or was dropped by name (`dropped`).
+    The engine, not the policy, keeps the invariants: the budget, unique origins, the frozen sink, and that
+    every unit ever written is in exactly one region or was dropped by name (`dropped`).
 
     Args:
         shape: the backbone's sizes.
@@ -125,7 +127,11 @@ class CacheEngine:
     ) -> None:
         policy.check_layout(layout)
         if policy.recalls and positions == "absolute":
-            raise LayoutError("recall compares unrotated keys; it needs block-relative positions, not absolute")
+            raise LayoutError(
+                "recall compares unrotated keys; it needs block-relative positions, not absolute"
+            )
+        if policy.recalls and not layout.memory:
+            raise LayoutError("the policy recalls into memory, but the regions give it 0 frames; give it 1")
         self.shape = shape
         self.layout = layout
         self.policy = policy
@@ -135,7 +141,12 @@ class CacheEngine:
         self.device = torch.device(device)
         self.checks = Checks(strict=strict)
         sizes = StoreShape(
-            batch, layout.budget, layout.recent if policy.recalls else 0, shape.tokens, shape.heads, shape.head_dim
+            batch,
+            layout.budget,
+            layout.recent if policy.recalls else 0,
+            shape.tokens,
+            shape.heads,
+            shape.head_dim,
         )
         self.layers = [
             LayerStore(
@@ -154,6 +165,7 @@ class CacheEngine:
         self._history = 0  # units kept while the current chunk runs
         self._incoming = 0  # units of the current chunk
         self._pending = 0  # evicted units that await the context pass
+        self._committed: set[int] = set()  # layers whose context pass has run
         if positions == "block-relative":
             self._ranks = rotary.phases(torch.arange(layout.budget, device=self.device))
         self._chunk_phases = torch.empty(0)
@@ -202,14 +214,18 @@ class CacheEngine:
         """Turn the next pass into the context pass, whose clean keys and values stay."""
         self._expect(Phase.DENOISE, "commit")
         self.phase = Phase.COMMIT
+        self._committed.clear()
 
     def end(self) -> None:
         """Finish the chunk after its context pass.
 
         Raises:
             StageError: With deferred checks, what the policy broke in the chunk before.
+            TetherflowError: A layer did not attend in the context pass, so its clean keys are missing.
         """
         self._expect(Phase.COMMIT, "end")
+        if missing := sorted(set(range(len(self.layers))) - self._committed):
+            raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
         self.phase = Phase.IDLE
         self.frames_written += self._incoming
         self.checks.flush()
@@ -225,9 +241,12 @@ class CacheEngine:
 
         Returns:
             The attended values `[B, F*T, H, D]`.
+
+        Raises:
+            StageError: The policy broke a rule in the context pass.
+            TetherflowError: It is no time to attend, or the tensors are not this chunk's.
         """
-        if self.phase is Phase.IDLE:
-            raise TetherflowError("attend was called between chunks; call begin first")
+        self._check_pass(layer, query, key, value)
         store = self.layers[layer]
         start, stop = self._history, self.held
         query, key, value = (x.unflatten(1, (self._incoming, -1)) for x in (query, key, value))
@@ -242,12 +261,11 @@ class CacheEngine:
                 store.write_pooled(start, stop, store.keys[:, start:stop], store.values[:, start:stop])
             if self._pending:
                 self._recall(layer, query)
-        out = attention(
+        return attention(
             self.rotary.turn(query, self._chunk_phases).flatten(1, 2),
             store.read_keys[:, :stop].flatten(1, 2),
             store.values[:, :stop].flatten(1, 2),
         )
-        return out
 
     def origins(self) -> Tensor:
         """Latent frame of every unit held, in time order, int64 `[layers, B, held]`."""
@@ -272,9 +290,16 @@ class CacheEngine:
     def snapshot(self) -> dict[str, Any]:
         """A copy of the whole state between chunks, from which `restore` continues bit for bit."""
         self._expect(Phase.IDLE, "snapshot")
-        counters = {name: getattr(self, name) for name in ("chunk", "frames_written", "_history", "_incoming")}
-        return {"counters": counters, "layers": [layer.snapshot() for layer in self.layers]}
+        counters = {
+            name: getattr(self, name) for name in ("chunk", "frames_written", "_history", "_incoming")
+        }
+        return {
+            "counters": counters,
+            "dropped": [tensor.clone() for tensor in self.dropped],
+            "layers": [layer.snapshot() for layer in self.layers],
+        }
 
+    @torch.inference_mode()  # a session's buffers are inference tensors, which may be written nowhere else
     def restore(self, state: dict[str, Any]) -> None:
         """Bring back what `snapshot` of an engine of the same shape returned."""
         for name, value in state["counters"].items():
@@ -283,6 +308,7 @@ class CacheEngine:
             layer.restore(tensors)
         self.phase = Phase.IDLE
         self._pending = 0
+        self.dropped = [tensor.clone() for tensor in state["dropped"]]
 
     def _make_room(self, index: int, held: int, leaving: int) -> None:
         """Evict from one layer, and close the gap: units kept end up in the first `_history` slots."""
@@ -303,10 +329,10 @@ class CacheEngine:
         gone = torch.zeros(self.batch, held, dtype=torch.bool, device=self.device).scatter_(1, evicted, True)
         tail = torch.arange(self._history, held, device=self.device).expand(self.batch, -1)
         target = pair_off(tail, ~gone[:, self._history :], evicted, evicted < self._history)
-        store.move(tail, target)
+        store.move(tail, target, rotated=True)
         store.origins[:, self._history : held] = EMPTY
         if store.rotated is not None:
-            # Ranks below the first evicted one stay, and so do their rotated keys.
+            # Units below the first evicted rank keep their ranks, and so their rotated keys.
             store.sort(self._history)
             self._rotate(store, first, self._history)
 
@@ -318,7 +344,9 @@ class CacheEngine:
         sink = store.order[:, : memory.start]
         budget = self.layout.budget
         pending = torch.arange(budget, budget + self._pending, device=self.device).expand(self.batch, -1)
-        self.dropped[index] = recall(store, self.policy, self.checks, index, self.chunk, query, sink, members, pending)
+        self.dropped[index] = recall(
+            store, self.policy, self.checks, index, self.chunk, query, sink, members, pending
+        )
         store.origins[:, budget:] = EMPTY
         store.sort(self.held)
         self._rotate(store, memory.start, memory.stop)
@@ -331,9 +359,27 @@ class CacheEngine:
         rows = torch.arange(self.batch, device=self.device)[:, None]
         store.rotated[rows, slots] = self.rotary.turn(store.take(store.keys, slots), self._ranks[start:stop])
 
+    def _check_pass(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Refuse what would go wrong in silence: shapes that broadcast, a second context pass."""
+        if self.phase is Phase.IDLE:
+            raise TetherflowError("attend was called between chunks; call begin first")
+        expected = (self.batch, self._incoming * self.shape.tokens, self.shape.heads, self.shape.head_dim)
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            if tensor.shape != expected:
+                raise TetherflowError(
+                    f"layer {layer}: the {name} is {list(tensor.shape)}; this chunk's is {list(expected)} "
+                    "(samples, frames x tokens, heads, head width)"
+                )
+        if self.phase is Phase.COMMIT:
+            if layer in self._committed:
+                raise TetherflowError(f"layer {layer} attends a second time in the context pass")
+            self._committed.add(layer)
+
     def _no_units(self) -> Tensor:
         return torch.empty(self.batch, 0, dtype=torch.int64, device=self.device)
 
     def _expect(self, phase: Phase, call: str) -> None:
         if self.phase is not phase:
-            raise TetherflowError(f"{call} was called in phase '{self.phase.value}'; it belongs in '{phase.value}'")
+            raise TetherflowError(
+                f"{call} was called in phase '{self.phase.value}'; it belongs in '{phase.value}'"
+            )

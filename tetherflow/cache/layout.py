@@ -27,9 +27,13 @@ class Layout:
     def __attrs_post_init__(self) -> None:
         for name in ("sink", "memory", "recent"):
             if getattr(self, name) < 0:
-                raise LayoutError(f"region '{name}' is {getattr(self, name)}; a region holds 0 or more frames")
+                raise LayoutError(
+                    f"region '{name}' is {getattr(self, name)}; a region holds 0 or more frames"
+                )
         if self.recent < 1:
-            raise LayoutError("region 'recent' is 0; the current chunk lives there, so it needs at least 1 frame")
+            raise LayoutError(
+                "region 'recent' is 0; the current chunk lives there, so it needs at least 1 frame"
+            )
 
     @property
     def budget(self) -> int:
@@ -50,7 +54,7 @@ class Layout:
 
     def sink_of(self, held: int) -> range:
         """Ranks of the sink among `held` units in time order."""
-        return range(0, min(self.sink, held))
+        return range(min(self.sink, held))
 
     def recent_of(self, held: int) -> range:
         """Ranks of the recent region among `held` units in time order."""

@@ -47,12 +47,13 @@ def recall(
     """
     slots = torch.cat([members, pending], dim=1)
     capacity, newcomers = members.shape[1], pending.shape[1]
+    origins = store.unit_origins(slots)
     candidates = Candidates(
         layer=layer,
         chunk=chunk,
         capacity=capacity,
         residents=capacity,
-        origins=store.unit_origins(slots),
+        origins=origins.clone(),
         mean_keys=store.take(store.pooled["key_mean"], slots),
         mean_query=query.float().mean(dim=(1, 2)),
         read_keys=lambda: store.take(store.keys, slots),
@@ -70,9 +71,8 @@ def recall(
     store.write_pooled(first, last, draft.keys, draft.values)
     # Exactly as many are dropped as come: sort those not kept to the front, in time order.
     dropped = kept.to(torch.int8).argsort(dim=1, stable=True)[:, :newcomers]
-    origins = candidates.origins.gather(1, dropped)
     store.move(pending, pair_off(pending, admitted, members, ~kept[:, :capacity]))
-    return origins
+    return origins.gather(1, dropped)
 
 
 def _draft(

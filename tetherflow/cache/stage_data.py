@@ -90,8 +90,8 @@ class Draft:
     """Copies of the newcomers' keys and values, for editors to change before they enter memory.
 
     An editor changes `keys` and `values` in place or assigns new tensors of the same shape; the live cache is
-    out of its reach. All n newcomers are shown, so that shapes do not depend on the decision; the engine writes
-    back only those that were admitted.
+    out of its reach. All n newcomers are shown, so that shapes do not depend on the decision; the engine
+    writes back only those that were admitted.
 
     Attributes:
         layer: index of the transformer layer.

@@ -22,15 +22,16 @@ class Statistics:
     @classmethod
     def of(cls, x: Tensor) -> Statistics:
         """Statistics over the tokens of each unit of `x` `[..., T, heads, head_dim]`."""
-        variance, mean = torch.var_mean(x.float(), dim=-3, correction=0)
-        return cls(mean, variance)
+        # Two passes: exact enough in float32, and on a CPU far faster than var_mean along this axis.
+        x = x.float()
+        mean = x.mean(dim=-3)
+        return cls(mean, (x - mean.unsqueeze(-3)).square_().mean(dim=-3))
 
     def pooled(self) -> Statistics:
-        """Statistics over all units of `[B, N, heads, head_dim]`, by the law of total variance: `[B, heads, head_dim]`.
+        """Statistics over all N units, by the law of total variance: `[B, N, …]` to `[B, heads, head_dim]`.
 
         Every unit has equally many tokens, so the pool's mean is the mean of the means, and its variance the
         mean of the variances plus the variance of the means. Nothing of the tokens is read again.
         """
         variance, mean = torch.var_mean(self.mean, dim=1, correction=0)
         return Statistics(mean, self.variance.mean(dim=1) + variance)
-

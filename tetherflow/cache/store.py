@@ -38,9 +38,10 @@ class StoreShape:
 class LayerStore:
     """Keys, values and origins of one layer.
 
-    Attention does not care about the order of keys that carry their positions, so units stay where they are put:
-    the slots `0 … held-1` are in use, in any order, and attention reads that prefix as it stands. `order` maps
-    time order to slots. Slots from `budget` on hold pending units, which attention does not read.
+    Attention does not care about the order of keys that carry their positions, so units stay where they are
+    put: the slots `0 … held-1` are in use, in any order, and attention reads that prefix as it stands.
+    `order` maps time order to slots. Slots from `budget` on hold pending units, which attention does not
+    read.
 
     Args:
         shape: sizes of the buffers.
@@ -58,7 +59,9 @@ class LayerStore:
         unit = (shape.tokens, shape.heads, shape.head_dim)
         self.keys = torch.zeros(shape.batch, slots, *unit, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.rotated = torch.zeros(shape.batch, shape.budget, *unit, dtype=dtype, device=device) if rotated else None
+        self.rotated = (
+            torch.zeros(shape.batch, shape.budget, *unit, dtype=dtype, device=device) if rotated else None
+        )
         self.origins = torch.full((shape.batch, slots), EMPTY, dtype=torch.int64, device=device)
         self.order = torch.empty(shape.batch, 0, dtype=torch.int64, device=device)
         self.pooled: dict[str, Tensor] = {}
@@ -89,14 +92,21 @@ class LayerStore:
         """Copy of what `buffer` holds in `slots` `[B, n]`: `[B, n, …]`."""
         return buffer[self._rows(slots), slots]
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy units from slots `source` to slots `target`, both `[B, n]`; all are read before any is written."""
+    def move(self, source: Tensor, target: Tensor, *, rotated: bool = False) -> None:
+        """Copy units from slots `source` to `target`, both `[B, n]`; all are read before any is written.
+
+        Args:
+            source: slots to read.
+            target: slots to write.
+            rotated: whether the rotated keys go along; pending slots have none.
+        """
         rows = self._rows(source)
-        for buffer in (self.keys, self.values, self.origins, *self.pooled.values()):
+        along = [self.rotated] if rotated and self.rotated is not None else []
+        for buffer in (self.keys, self.values, self.origins, *self.pooled.values(), *along):
             buffer[rows, target] = buffer[rows, source]
 
     def write_pooled(self, start: int, stop: int, keys: Tensor, values: Tensor) -> None:
-        """Pool the statistics of units just written to slots `start … stop-1`; tensors are `[B, n, T, H, D]`."""
+        """Pool the statistics of units written to slots `start … stop-1`; tensors are `[B, n, T, H, D]`."""
         for name, statistics in (("key", Statistics.of(keys)), ("value", Statistics.of(values))):
             self.pooled[f"{name}_mean"][:, start:stop] = statistics.mean
             self.pooled[f"{name}_variance"][:, start:stop] = statistics.variance
@@ -123,7 +133,12 @@ class LayerStore:
         return torch.arange(slots.shape[0], device=slots.device)[:, None]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from (("keys", self.keys), ("values", self.values), ("origins", self.origins), ("order", self.order))
+        yield from (
+            ("keys", self.keys),
+            ("values", self.values),
+            ("origins", self.origins),
+            ("order", self.order),
+        )
         if self.rotated is not None:
             yield "rotated", self.rotated
         yield from self.pooled.items()

@@ -14,7 +14,7 @@ from tetherflow.cache.engine import CacheEngine
 from tetherflow.rollout.schedule import Schedule, clean, renoise
 
 FlowObserver = Callable[[int, Tensor], None]
-"""Called with a pass's index and the flow `[B, F, C, H, W]` that it predicted; the context pass comes last."""
+"""Called with a pass's index and the flow `[B, F, C, H, W]` it predicted; the context pass comes last."""
 
 
 @attrs.frozen(eq=False)
@@ -34,15 +34,19 @@ class Sampler:
     dtype: torch.dtype
 
     def denoise(
-        self, cache: CacheEngine, text: Any, noise: Callable[[int], Tensor], observe: FlowObserver | None = None
+        self,
+        cache: CacheEngine,
+        text: Any,
+        noise: Callable[[int], Tensor],
+        observe: FlowObserver | None = None,
     ) -> Tensor:
         """Generate one chunk and leave it in the cache.
 
         Args:
             cache: the rollout's cache, between chunks.
             text: what the transformer's `prepare_text` returned for the prompts.
-            noise: returns standard normal noise `[B, F, C, H, W]`, float32, for a pass: the chunk's initial noise
-                for pass 0, the noise that is added afresh before each later one.
+            noise: returns standard normal noise `[B, F, C, H, W]`, float32, for a pass: the chunk's initial
+                noise for pass 0, the noise that is added afresh before each later one.
             observe: sees each pass's flow.
 
         Returns:

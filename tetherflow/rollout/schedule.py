@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import torch
 from torch import Tensor
@@ -25,21 +27,26 @@ class Schedule:
 
     @classmethod
     def of(cls, settings: SamplerSettings) -> Schedule:
-        """The schedule of some settings.
+        """The schedule of some settings: a warped step n is the t of level u = n/1000, others are t."""
+        if not settings.warp:
+            return cls.at(settings.steps, settings.shift)
+        table = TRAIN_STEPS * _levels(settings.shift)
+        steps = torch.cat([table, torch.zeros(1)])[TRAIN_STEPS - torch.tensor(settings.steps)]
+        return cls.at(steps.tolist(), settings.shift)
 
-        1000 levels u = 1, 0.999, … are shifted to σ = s·u / (1 + (s − 1)·u), t = 1000 σ. A warped step n is
-        the t of level u = n / 1000; an unwarped one is n itself. σ is looked up at the nearest t, in float32 as
-        in the published code.
-        """
-        u = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
-        sigmas = settings.shift * u / (1 + (settings.shift - 1) * u)
-        table = sigmas * TRAIN_STEPS
-        if settings.warp:
-            steps = torch.cat([table, torch.zeros(1)])[TRAIN_STEPS - torch.tensor(settings.steps)]
-        else:
-            steps = torch.tensor(settings.steps, dtype=torch.float32)
-        nearest = (table[None] - steps[:, None]).abs().argmin(dim=1)
+    @classmethod
+    def at(cls, timesteps: Sequence[float], shift: float) -> Schedule:
+        """The schedule of given timesteps; σ is looked up at the nearest t of the 1000 shifted levels."""
+        sigmas = _levels(shift)
+        steps = torch.tensor(timesteps, dtype=torch.float32)
+        nearest = (TRAIN_STEPS * sigmas[None] - steps[:, None]).abs().argmin(dim=1)
         return cls(tuple(steps.tolist()), tuple(sigmas[nearest].tolist()))
+
+
+def _levels(shift: float) -> Tensor:
+    """Levels u = 1, 0.999, … shifted to σ = s·u / (1 + (s − 1)·u), in float32 as published; t = 1000 σ."""
+    u = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
+    return shift * u / (1 + (shift - 1) * u)
 
 
 def clean(noisy: Tensor, flow: Tensor, sigma: float) -> Tensor:

@@ -71,7 +71,9 @@ class Session:
         layout.check_chunk(self.chunk_frames)
         policy.check_layout(layout)
         if layout.budget < self.chunk_frames:
-            raise LayoutError(f"a budget of {layout.budget} frames cannot hold a chunk of {self.chunk_frames}")
+            raise LayoutError(
+                f"a budget of {layout.budget} frames cannot hold a chunk of {self.chunk_frames}"
+            )
         self.sampler = Sampler(
             backbone.transformer, Schedule.of(self.settings), self.settings.context_timestep, dtype
         )
@@ -116,6 +118,10 @@ class Session:
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
+        if first_latents is not None:
+            expected = (len(prompts), first_latents.shape[1], *self.backbone.latent_shape)
+            if first_latents.shape != expected:
+                raise ValueError(f"first_latents is {list(first_latents.shape)}; expected {list(expected)}")
         text = self.backbone.transformer.prepare_text(self.backbone.encode_prompts(prompts))
         self.cache = self.new_cache(len(prompts))
         decoder = self.backbone.decoder() if decode else None
@@ -134,7 +140,7 @@ class Session:
             index, done = index + 1, done + frames
         self.cache.checks.drain()
 
-    def _noise(self, generators: Sequence[torch.Generator], frames: int) -> "NoiseSource":
+    def _noise(self, generators: Sequence[torch.Generator], frames: int) -> NoiseSource:
         return NoiseSource(generators, (frames, *self.backbone.latent_shape), self.device)
 
     def _chunk(self, index: int, latents: Tensor, decoder: VideoDecoder | None) -> Chunk:
@@ -158,6 +164,8 @@ class NoiseSource:
     def __call__(self, step: int) -> Tensor:
         """Standard normal noise for the next pass, float32 `[B, *shape]`; `step` only says which."""
         noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+        if self.device.type == "cuda":
+            noise = noise.pin_memory()  # a copy from pageable memory would wait for the device
         return noise.to(self.device, non_blocking=True)
 
 

@@ -1,8 +1,8 @@
 """Replays recorded rollouts ("golden traces") through the engine and compares every latent and flow.
 
-A folder holds `golden.json` (architecture, schedule and each trace's policy settings), `weights.safetensors` (the
-transformer, under the published names) and one `<trace>.safetensors` a trace, with `context`, `noise`, `flow`,
-`latents` and, for policies that recall, `memory_frames`, `final_k` and `final_v`.
+A folder holds `golden.json` (architecture, schedule and each trace's policy settings), `weights.safetensors`
+(the transformer, under the published names) and one `<trace>.safetensors` a trace, with `context`, `noise`,
+`flow`, `latents` and, for policies that recall, `memory_frames`, `final_k` and `final_v`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import attrs
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -58,8 +59,8 @@ class Replay:
 
     @property
     def error(self) -> float:
-        """The largest difference."""
-        return max(self.latents, self.flows, self.cache)
+        """The largest difference; not a number if any is not."""
+        return _largest(self.latents, self.flows, self.cache)
 
     @property
     def passed(self) -> bool:
@@ -83,30 +84,42 @@ def replay_folder(
     golden = _read_golden(folder)
     limit = TOLERANCE[numerics] if tolerance is None else tolerance
     backbone_class = load_backbone("self-forcing")
-    options = backbone_class.Options.model_validate(
-        {
-            "transformer": folder / "weights.safetensors",
-            "architecture": golden["arch"],
-            "latent_size": golden["latent_hw"],
-            "steps": golden["denoising_steps"],
-            "shift": golden["timestep_shift"],
-            "context_timestep": golden["context_timestep"],
-            "chunk_frames": golden["chunk_frames"],
-        }
-    )
+    try:
+        options = backbone_class.Options.model_validate(
+            {
+                "transformer": folder / "weights.safetensors",
+                "architecture": golden["arch"],
+                "latent_size": golden["latent_hw"],
+                "steps": golden["denoising_steps"],
+                "shift": golden["timestep_shift"],
+                "context_timestep": golden["context_timestep"],
+                "chunk_frames": golden["chunk_frames"],
+            }
+        )
+    except ValidationError as error:
+        raise ReplayError(f"{folder / 'golden.json'} does not describe a transformer: {error}") from error
     backbone = backbone_class(options, device=torch.device("cpu"), parity=numerics == "parity")
+    # The recorded times, where there are any: recomputing them may round the last bit otherwise.
+    times = golden.get("warped_timesteps")
+    schedule = Schedule.at(times, golden["timestep_shift"]) if times else Schedule.of(backbone.sampler)
     for name, settings in golden["traces"].items():
-        yield replay_trace(backbone, name, settings, _read_trace(folder, name), limit)
+        yield replay_trace(backbone, schedule, name, settings, _read_trace(folder, name), limit)
 
 
 @torch.inference_mode()
 def replay_trace(
-    backbone: Backbone, name: str, settings: dict[str, Any], trace: dict[str, Tensor], tolerance: float
+    backbone: Backbone,
+    schedule: Schedule,
+    name: str,
+    settings: dict[str, Any],
+    trace: dict[str, Tensor],
+    tolerance: float,
 ) -> Replay:
     """Replay one trace.
 
     Args:
         backbone: the model that it was recorded from.
+        schedule: timesteps and noise levels of its passes.
         name: the trace's name.
         settings: its entry in `golden.json`.
         trace: its tensors.
@@ -116,9 +129,13 @@ def replay_trace(
     cache = CacheEngine(
         backbone.cache_shape, layout, pipeline, backbone.rotary, positions=positions, strict=True
     )
-    sampler = Sampler(
-        backbone.transformer, Schedule.of(backbone.sampler), backbone.sampler.context_timestep, torch.float32
-    )
+    sampler = Sampler(backbone.transformer, schedule, backbone.sampler.context_timestep, torch.float32)
+    frame = (len(schedule.sigmas), backbone.sampler.chunk_frames, *backbone.latent_shape)
+    if trace["noise"].shape[1:] != frame or not len(trace["noise"]):
+        raise ReplayError(
+            f"trace '{name}' has noise {list(trace['noise'].shape)}; "
+            f"this model takes [chunks, {str(list(frame))[1:]}"
+        )
     text = backbone.transformer.prepare_text(trace["context"][None])
     latents, flows, memory = [], [], []
     for noise in trace["noise"]:
@@ -137,7 +154,7 @@ def replay_trace(
     if "final_k" in trace:
         for layer in range(backbone.cache_shape.layers):
             keys, values = cache.contents(layer)
-            cache_error = max(
+            cache_error = _largest(
                 cache_error,
                 _difference(keys[0].flatten(0, 1), trace["final_k"][layer]),
                 _difference(values[0].flatten(0, 1), trace["final_v"][layer]),
@@ -178,6 +195,11 @@ def build_policy(settings: dict[str, Any]) -> tuple[Pipeline, Layout, Positions]
     return pipeline, Layout(sink, budget - sink - recent, recent), "block-relative"
 
 
+def _largest(*differences: float) -> float:
+    """The largest of some differences; max() would drop what is not a number, depending on the order."""
+    return float(torch.tensor(differences, dtype=torch.float64).max())
+
+
 def _difference(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         raise ReplayError(f"the trace has {list(expected.shape)} where the replay has {list(found.shape)}")
@@ -187,12 +209,24 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 def _read_golden(folder: Path) -> dict[str, Any]:
     path = folder / "golden.json"
     try:
-        golden: dict[str, Any] = json.loads(path.read_text())
+        found: object = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ReplayError(f"{path} cannot be read ({error}); a folder of golden traces holds one") from error
-    wanted = ("arch", "latent_hw", "chunk_frames", "timestep_shift", "denoising_steps", "context_timestep", "traces")
+    golden: dict[str, Any] = found if isinstance(found, dict) else {}
+    wanted = (
+        "arch",
+        "latent_hw",
+        "chunk_frames",
+        "timestep_shift",
+        "denoising_steps",
+        "context_timestep",
+        "traces",
+    )
     if missing := [key for key in wanted if key not in golden]:
         raise ReplayError(f"{path} lacks {', '.join(missing)}")
+    for name, settings in golden["traces"].items():
+        if missing := [key for key in ("budget", "sink", "recent") if key not in settings]:
+            raise ReplayError(f"{path}: trace '{name}' lacks {', '.join(missing)}")
     return golden
 
 

@@ -56,5 +56,7 @@ class Architecture:
         """
         _, rows, columns = self.patch_size
         if height % rows or width % columns:
-            raise ValueError(f"a latent frame of {height}x{width} does not split into {rows}x{columns} patches")
+            raise ValueError(
+                f"a latent frame of {height}x{width} does not split into {rows}x{columns} patches"
+            )
         return height // rows, width // columns

@@ -50,7 +50,9 @@ class WanRotary:
             dim=-1,
         )
         phases = torch.polar(torch.ones_like(angles), angles)
-        return phases.to(torch.complex128 if self.precision == torch.float64 else torch.complex64)[..., None, :]
+        return phases.to(torch.complex128 if self.precision == torch.float64 else torch.complex64)[
+            ..., None, :
+        ]
 
     def turn(self, x: Tensor, phases: Tensor) -> Tensor:
         """Rotate frames of queries or keys by their phases.

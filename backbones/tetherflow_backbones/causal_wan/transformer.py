@@ -44,11 +44,12 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """Layer norm computed in float32, whatever the input's type."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise the last dimension of `input`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
-        return functional.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).type_as(input)
+        normal = functional.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+        return normal.type_as(x)
 
 
 class Attention(nn.Module):
@@ -66,7 +67,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """`[B, L, dim]` to `[B, L, heads, head_dim]`."""
-        return x.unflatten(-1, (self.heads, -1))
+        return x.view(*x.shape[:-1], self.heads, -1)
 
 
 class SelfAttention(Attention):
@@ -102,7 +103,7 @@ class CrossAttention(Attention):
     """Cross-attention on the prompt, whose keys and values are computed once a prompt."""
 
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the embedded text `[B, text_len, dim]`, each `[B, heads, text_len, head_dim]`."""
+        """Keys and values of embedded text `[B, text_len, dim]`, each `[B, heads, text_len, head_dim]`."""
         key = self.split(self.norm_k(self.k(text))).transpose(1, 2)
         return key, self.split(self.v(text)).transpose(1, 2)
 
@@ -134,12 +135,9 @@ class Block(nn.Module):
     ) -> Tensor:
         """Transform tokens `x` `[B, F*T, dim]`; `time` is `[B, F, 6, dim]`, one modulation a frame."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.modulation[:, None] + time).chunk(6, dim=2)
-        frames = time.shape[1]
-        y = self.self_attn(modulate(self.norm1(x), shift_a, scale_a), layer, cache)
-        x = x + (y.unflatten(1, (frames, -1)) * gate_a).flatten(1, 2)
+        x = x + gated(self.self_attn(modulate(self.norm1(x), shift_a, scale_a), layer, cache), gate_a)
         x = x + self.cross_attn(self.norm3(x), text)
-        y = self.ffn(modulate(self.norm2(x), shift_f, scale_f))
-        return x + (y.unflatten(1, (frames, -1)) * gate_f).flatten(1, 2)
+        return x + gated(self.ffn(modulate(self.norm2(x), shift_f, scale_f)), gate_f)
 
 
 class Head(nn.Module):
@@ -195,7 +193,9 @@ class CausalWanTransformer(nn.Module):
         text = self.text_embedding(context)
         return [block.cross_attn.keys_values(text) for block in self.blocks if isinstance(block, Block)]
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: TextKeysValues, cache: AttentionCache) -> Tensor:
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, text: TextKeysValues, cache: AttentionCache
+    ) -> Tensor:
         """Predict the flow (noise minus clean latents) of a chunk.
 
         Args:
@@ -219,13 +219,21 @@ class CausalWanTransformer(nn.Module):
     def unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches `[B, F*T, rows*columns*C]` to latents `[B, F, C, H, W]`, T being the grid's cells."""
         _, rows, columns = self.arch.patch_size
-        x = x.unflatten(1, (-1, *grid)).unflatten(-1, (rows, columns, -1))  # [B, F, h, w, rows, columns, C]
-        return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        cells: Tensor = x.unflatten(1, (-1, *grid))
+        patches: Tensor = cells.unflatten(-1, (rows, columns, -1))  # [B, F, h, w, rows, columns, C]
+        return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Scale and shift tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
-    return (x.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
+    frames: Tensor = x.unflatten(1, (shift.shape[1], -1))
+    return (frames * (1 + scale) + shift).flatten(1, 2)
+
+
+def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """Scale tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
+    frames: Tensor = x.unflatten(1, (gate.shape[1], -1))
+    return (frames * gate).flatten(1, 2)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -1,0 +1,193 @@
+"""Wan's causal video autoencoder: frames to normalised latents, and latents to frames as they come.
+
+The network is diffusers' `AutoencoderKLWan` (Wan2.1, arXiv 2503.20314, section 4.1), at any width. This
+module drives its encoder and decoder with the causal feature cache held outside the network, so that any
+number of streams decode at once, each in constant memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from torch import Tensor, nn
+
+TEMPORAL = 4
+"""Video frames a latent frame stands for; the first stands for one."""
+
+
+class WanVAE:
+    """Encodes video to latents of about unit variance a channel, and decodes them.
+
+    Args:
+        network: The autoencoder; its `latents_mean` and `latents_std` normalise the latents.
+        frames_per_call: Latent frames that pass through the network at once. More is faster on small frames;
+            1 needs least memory. The result does not depend on it.
+    """
+
+    def __init__(self, network: AutoencoderKLWan, frames_per_call: int = 3) -> None:
+        if frames_per_call < 1:
+            raise ValueError(f"frames_per_call is {frames_per_call}, it must be at least 1")
+        self.network = network
+        self.frames_per_call = frames_per_call
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], frames_per_call: int = 3) -> WanVAE:
+        """An autoencoder of the given `AutoencoderKLWan` arguments, with random weights."""
+        return cls(AutoencoderKLWan(**config), frames_per_call)
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels of a latent frame."""
+        return int(self.network.config["z_dim"])
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode video to the latents' most likely values.
+
+        Args:
+            frames: RGB, uint8 `[B, n, 3, H, W]`, n = 1 + 4k.
+
+        Returns:
+            Normalised latents, float32 `[B, 1 + k, C, H/8, W/8]`.
+
+        Raises:
+            ValueError: The frames' number or type does not fit.
+        """
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames are {frames.dtype}, expected torch.uint8")
+        if frames.shape[1] % TEMPORAL != 1:
+            raise ValueError(f"{frames.shape[1]} frames do not encode: the causal encoder takes 1 + 4k")
+        weight = next(self.network.parameters())
+        video = frames.to(weight.device).to(weight.dtype).div_(127.5).sub_(1).transpose(1, 2)
+        mean, _ = encode_moments(self.network, video, self.frames_per_call)
+        return self.normalise(mean.float())
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode a whole clip: latents `[B, F, C, H/8, W/8]` to uint8 `[B, 1 + 4(F-1), 3, H, W]`."""
+        return self.decoder()(latents)
+
+    def decoder(self) -> WanDecoder:
+        """A new stream's decoder."""
+        return WanDecoder(self)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """The network's latents `[B, C, F, h, w]` to normalised ones `[B, F, C, h, w]`."""
+        mean, std = self._statistics(latents)
+        return ((latents - mean) / std).transpose(1, 2)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Normalised latents `[B, F, C, h, w]` to the network's own `[B, C, F, h, w]`."""
+        latents = latents.transpose(1, 2)
+        mean, std = self._statistics(latents)
+        return latents * std + mean
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation a channel, `[C, 1, 1, 1]`, of the tensor's device and type."""
+        config = self.network.config
+        mean, std = (
+            torch.tensor(config[key], device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+            for key in ("latents_mean", "latents_std")
+        )
+        return mean, std
+
+
+class WanDecoder:
+    """Decodes one stream chunk by chunk; what it keeps does not grow with the stream's length.
+
+    Args:
+        vae: The autoencoder whose decoder is used; several streams may share it.
+    """
+
+    def __init__(self, vae: WanVAE) -> None:
+        self._vae = vae
+        self._cache = feature_cache(vae.network.decoder)
+        self._begun = False
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Decode the stream's next latent frames.
+
+        Args:
+            latents: normalised latents `[B, F, C, h, w]`.
+
+        Returns:
+            RGB frames, uint8 `[B, n, 3, 8h, 8w]`: n = 1 + 4(F-1) at the stream's start, 4F later.
+        """
+        return self.intensities(latents).add(1).mul(127.5).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def intensities(self, latents: Tensor) -> Tensor:
+        """As calling, but the frames are float32 in -1..1."""
+        vae = self._vae
+        weight = next(vae.network.parameters())
+        z = vae.restore(latents.to(weight.device, torch.float32)).to(weight.dtype)
+        video = decode_latents(vae.network, z, self._cache, not self._begun, vae.frames_per_call)
+        self._begun = True
+        return video.float().clamp(-1, 1).transpose(1, 2)
+
+
+def feature_cache(network: nn.Module) -> list[Any]:
+    """An empty causal feature cache for an encoder or a decoder: a place for each causal convolution."""
+    return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.modules())
+
+
+def encode_moments(
+    network: AutoencoderKLWan, video: Tensor, frames_per_call: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Posterior of a clip's latents, differentiable.
+
+    Args:
+        network: The autoencoder.
+        video: `[B, 3, n, H, W]` in -1..1, n = 1 + 4k.
+        frames_per_call: Latent frames that pass through at once; all if None.
+
+    Returns:
+        Mean and log-variance, each `[B, C, 1 + k, H/8, W/8]`.
+    """
+    patch = network.config["patch_size"]
+    x = video if patch is None else patchify(video, patch_size=patch)
+    cache = feature_cache(network.encoder)
+    parts = [network.encoder(x[:, :, :1], feat_cache=cache, feat_idx=[0])]
+    if x.shape[2] > 1:
+        step = TEMPORAL * frames_per_call if frames_per_call else x.shape[2]
+        for piece in x[:, :, 1:].split(step, dim=2):
+            parts.append(network.encoder(piece, feat_cache=cache, feat_idx=[0]))
+    mean, log_variance = network.quant_conv(torch.cat(parts, dim=2)).chunk(2, dim=1)
+    return mean, log_variance.clamp(-30.0, 20.0)
+
+
+def decode_latents(
+    network: AutoencoderKLWan,
+    latents: Tensor,
+    cache: list[Any],
+    first: bool,
+    frames_per_call: int | None = None,
+) -> Tensor:
+    """Decode the next latent frames of a stream, differentiable; updates the stream's cache.
+
+    Args:
+        network: The autoencoder.
+        latents: `[B, C, F, h, w]`, as the network has them.
+        cache: the stream's feature cache.
+        first: whether the stream begins here.
+        frames_per_call: latent frames that pass through at once; all if None.
+
+    Returns:
+        Video `[B, 3, n, 8h, 8w]`, nominally in -1..1: n = 1 + 4(F-1) when first, else 4F.
+    """
+    x = network.post_quant_conv(latents)
+    parts = []
+    if first:
+        # Wan decodes the first latent frame alone, to a single video frame, as it encoded it.
+        parts.append(network.decoder(x[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True))
+        x = x[:, :, 1:]
+    if x.shape[2]:
+        for piece in x.split(frames_per_call or x.shape[2], dim=2):
+            parts.append(network.decoder(piece, feat_cache=cache, feat_idx=[0]))
+    video = torch.cat(parts, dim=2)
+    patch = network.config["patch_size"]
+    result: Tensor = video if patch is None else unpatchify(video, patch_size=patch)
+    return result

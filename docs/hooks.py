@@ -1,0 +1,84 @@
+"""Build hook of the documentation: writes the recipe reference from the models and the shipped recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tetherflow.recipe import bundled_recipes, json_schema
+
+MARKER = "<!-- generated: recipe reference -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the marker by the generated reference."""
+    return markdown.replace(MARKER, reference()) if MARKER in markdown else markdown
+
+
+def reference() -> str:
+    """The recipe reference: every section's keys, every plugin's options, every shipped recipe."""
+    schema = json_schema()
+    definitions = schema["$defs"]
+    lines: list[str] = []
+    for key, entry in schema["properties"].items():
+        name = _reference(entry)
+        if name is None:
+            lines += [f"## `{key}`", "", entry.get("description", ""), ""]
+            if key == "backbone":
+                lines += _plugins(entry, definitions)
+            continue
+        lines += [f"## `{key}`", "", definitions[name].get("description", ""), ""]
+        if key == "stages":
+            for stage, choice in definitions[name]["properties"].items():
+                lines += [f"### `stages.{stage}`", "", choice.get("description", ""), ""]
+                lines += _plugins(definitions[f"{stage}-plugin"], definitions)
+        else:
+            lines += _table(definitions[name], definitions)
+    lines += ["## Shipped recipes", ""]
+    for path in bundled_recipes().values():
+        lines += [f"### {path.stem}", "", "```yaml", path.read_text().strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _reference(entry: dict[str, Any]) -> str | None:
+    for candidate in (entry, *entry.get("allOf", [])):
+        if "$ref" in candidate:
+            return str(candidate["$ref"]).rsplit("/", 1)[-1]
+    return None
+
+
+def _plugins(choice: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for option in choice["anyOf"]:
+        if "title" in option:
+            lines += [f"**`{option['title']}`** {option.get('description', '')}", ""]
+            options = {name: value for name, value in option["properties"].items() if name != "use"}
+            if options:
+                lines += _table({"properties": options}, definitions)
+    return lines
+
+
+def _table(section: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, entry in section["properties"].items():
+        default = "" if "default" not in entry else f"`{entry['default']}`"
+        meaning = entry.get("description", "").replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| `{key}` | {_type(entry, definitions)} | {default} | {meaning} |")
+    return [*lines, ""]
+
+
+def _type(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if name := _reference(entry):
+        fields = definitions.get(name, {}).get("properties", {})
+        return "mapping of " + ", ".join(f"`{field}`" for field in fields)
+    if "anyOf" in entry:
+        return " or ".join(
+            _type(option, definitions) for option in entry["anyOf"] if option.get("type") != "null"
+        )
+    if "enum" in entry:
+        return " or ".join(f"`{value}`" for value in entry["enum"])
+    kind = str(entry.get("type", "any"))
+    if kind == "array" and "items" in entry:
+        kind = "list of " + _type(entry["items"], definitions)
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {entry[word]}" for word, sign in limits.items() if word in entry]
+    return f"{kind} {', '.join(bounds)}".strip()

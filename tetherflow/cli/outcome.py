@@ -1,0 +1,25 @@
+"""What commands say at the end of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from tetherflow.rollout.run import RunResult
+
+
+def files_of(result: RunResult) -> list[Path]:
+    """The videos of a run; if it was interrupted, says so and exits with 128 plus the signal's number."""
+    files = [result.folder.path / video.file for video in result.videos if video.file is not None]
+    if result.signal is not None:
+        for file in files:
+            typer.echo(file)
+        kept = f"what was generated plays: {result.folder.path}" if files else "nothing was generated yet"
+        Console(stderr=True).print(f"interrupted; {kept}", style="yellow", soft_wrap=True)
+        sys.exit(128 + result.signal)
+    return files

@@ -1,0 +1,291 @@
+"""Measures the drift of recipes: rolls all out for the same prompts and seeds, and compares their windows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import torch
+
+from tetherflow.backbone import Backbone
+from tetherflow.errors import EvaluationError
+from tetherflow.evaluate.bootstrap import Estimate
+from tetherflow.evaluate.features import FrameFeatures
+from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios, real_against_real
+from tetherflow.evaluate.frechet import Moments
+from tetherflow.evaluate.measure import measure
+from tetherflow.evaluate.shelf import Shelf
+from tetherflow.evaluate.windows import WindowPlan, WindowStatistics
+from tetherflow.plugins import load_backbone
+from tetherflow.recipe import Recipe, latent_frames_of
+from tetherflow.rollout.batches import items_of
+from tetherflow.rollout.devices import device_name, dtype_of
+from tetherflow.rollout.open_session import Backbones, first_device, threads_for
+from tetherflow.rollout.progress import RolloutProgress
+from tetherflow.rollout.writers import require_writable
+
+REFERENCE_CLIPS: Final = 512
+"""Held-out real clips that quality is judged against, unless another number is asked for."""
+
+
+@attrs.frozen
+class PolicyDrift:
+    """One recipe's figures.
+
+    Attributes:
+        name: the recipe's name.
+        figures: at every horizon, ascending.
+        share: its drift as a share of the first recipe's, at every horizon; None for the first recipe. A
+            horizon has None where the interval of the first recipe's drift begins below 0: a share of
+            nothing means nothing.
+        dtype: type of the transformer and the cache.
+        recipe: what was run, without its prompts and its output folder.
+    """
+
+    name: str
+    figures: list[HorizonFigures]
+    share: list[Estimate | None] | None
+    dtype: str
+    recipe: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PolicyDrift:
+        """Read what `attrs.asdict` gave."""
+        share = data["share"]
+        if share is not None:
+            share = [None if estimate is None else Estimate.from_dict(estimate) for estimate in share]
+        figures = [HorizonFigures.from_dict(figures) for figures in data["figures"]]
+        return cls(**data | {"figures": figures, "share": share})
+
+
+@attrs.frozen
+class DriftReport:
+    """Figures of several recipes over the same prompts and seeds.
+
+    Attributes:
+        policies: in the order given; the first is what the others are compared with.
+        real: what real clips score against each other, as many as there are videos.
+        prompts: what the videos show, one video a prompt.
+        seeds: seed of each video's noise; made of `seed` and the prompt.
+        seed: the seed given.
+        window_frames: video frames of a window.
+        reference_clips: real clips that quality was judged against.
+        backbone: name of the model.
+        weights_sha256: of its weights.
+        device: where the videos were generated, in words.
+    """
+
+    policies: list[PolicyDrift]
+    real: Estimate
+    prompts: list[str]
+    seeds: list[int]
+    seed: int
+    window_frames: int
+    reference_clips: int
+    backbone: str
+    weights_sha256: str
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DriftReport:
+        """Read what `to_dict` gave."""
+        policies = [PolicyDrift.from_dict(policy) for policy in data["policies"]]
+        return cls(**data | {"policies": policies, "real": Estimate.from_dict(data["real"])})
+
+
+def with_prompts(
+    recipe: Recipe, prompts: Sequence[str], *, seconds: float, seed: int = 0, batch_size: int = 1
+) -> Recipe:
+    """The recipe, to be measured: other prompts, one sample each, of another length.
+
+    Args:
+        recipe: a validated recipe.
+        prompts: what the videos show.
+        seconds: length of the videos: the last horizon.
+        seed: of all noise.
+        batch_size: videos generated together.
+    """
+    rollout = {
+        "prompts": list(prompts),
+        "seconds": float(seconds),
+        "latent_frames": None,
+        "samples": 1,
+        "seed": seed,
+        "first_frames": None,
+    }
+    return recipe.model_copy(
+        update={
+            "rollout": recipe.rollout.model_copy(update=rollout),
+            "runtime": recipe.runtime.model_copy(update={"batch_size": batch_size}),
+        }
+    )
+
+
+def plan_windows(recipe: Recipe, horizons: Sequence[float]) -> WindowPlan:
+    """The windows of a recipe made by `with_prompts`.
+
+    Raises:
+        EvaluationError: A horizon is given twice, is shorter than a window, or is past the video's end.
+    """
+    if any(not math.isfinite(horizon) for horizon in horizons) or len(set(horizons)) < len(horizons):
+        given = ", ".join(f"{horizon:g}" for horizon in horizons)
+        raise EvaluationError(f"horizons are different lengths of time in seconds; these are given: {given}")
+    frames = 1 + 4 * (latent_frames_of(recipe) - 1)
+    return WindowPlan.of(frames, horizons, fps=load_backbone(recipe.backbone.use).fps)
+
+
+def check_comparable(recipes: Sequence[Recipe]) -> None:
+    """Make sure that recipes can be measured against each other.
+
+    Args:
+        recipes: made by `with_prompts`.
+
+    Raises:
+        EvaluationError: None is given, one is given twice, they differ in their backbone or in their videos,
+            a prompt is given twice, or there is but one.
+    """
+    if not recipes:
+        raise EvaluationError("there is no recipe to measure")
+    names = Counter(recipe.output.name for recipe in recipes)
+    for name, count in names.items():
+        if count > 1:
+            raise EvaluationError(
+                f"recipe '{name}' is named {count} times; give each once, and each a name of its own "
+                f"(output.name) if they differ"
+            )
+    first = recipes[0]
+    prompts = Counter(first.rollout.prompts)
+    prompt, count = prompts.most_common(1)[0]
+    if count > 1:
+        raise EvaluationError(
+            f"the prompt '{prompt[:80]}' is given {count} times; it would make the same video each time"
+        )
+    if len(prompts) < 2:
+        raise EvaluationError("an interval needs at least two videos: measure more prompts")
+    for other in recipes[1:]:
+        if other.backbone != first.backbone:
+            raise EvaluationError(
+                f"recipes '{first.output.name}' and '{other.output.name}' differ in their backbone, "
+                f"{first.backbone.model_dump()} and {other.backbone.model_dump()}: their drift would too"
+            )
+        if items_of(other) != items_of(first) or latent_frames_of(other) != latent_frames_of(first):
+            raise EvaluationError("recipes are compared over the same prompts, seeds and length")
+
+
+def measure_drift(
+    recipes: Sequence[Recipe],
+    horizons: Sequence[float],
+    folder: Path,
+    *,
+    reference_clips: int = REFERENCE_CLIPS,
+    backbones: Backbones | None = None,
+    progress: Callable[[], RolloutProgress] = lambda: RolloutProgress(enabled=False),
+) -> DriftReport:
+    """Roll out every recipe and compute its figures.
+
+    Each batch's statistics are kept in `folder`, so a measurement that was interrupted goes on where it
+    stopped. Everything that can be wrong with what is given is found out before any video is generated.
+
+    Args:
+        recipes: made by `with_prompts`, all with the same prompts; the first is the baseline.
+        horizons: where the last windows end, in seconds.
+        folder: where statistics are kept; it is made if it is not there.
+        reference_clips: held-out real clips that quality is judged against; at least two. Figures against
+            fewer than the default number are for trying things out.
+        backbones: those that are loaded already.
+        progress: makes the display of one recipe's progress.
+
+    Raises:
+        EvaluationError: The recipes cannot be compared, or a horizon does not fit.
+        TetherflowError: The backbone ships no real clips, or a recipe cannot be run.
+        OutputError: The folder cannot be written.
+        KeyboardInterrupt: A signal stopped it; what was measured is kept.
+    """
+    check_comparable(recipes)
+    if reference_clips < 2:
+        raise EvaluationError(f"{reference_clips} reference clips are no distribution; give at least two")
+    plan = plan_windows(recipes[0], horizons)
+    devices = [first_device(recipe) for recipe in recipes]
+    require_writable(folder)
+    backbones = backbones or Backbones()
+    loaded = [backbones.of(recipe, device) for recipe, device in zip(recipes, devices, strict=True)]
+    with threads_for(recipes[0]):
+        clips = reference_moments(loaded[0], reference_clips, plan.spans[0][1])
+        statistics = []
+        for index, (recipe, device, backbone) in enumerate(zip(recipes, devices, loaded, strict=True)):
+            shelf = Shelf.of(folder, recipe, plan, backbone, device)
+            label = f"{recipe.output.name} ({index + 1}/{len(recipes)})"
+            statistics.append(measure(recipe, plan, shelf, backbone, progress(), label))
+        items = items_of(recipes[0])
+        return DriftReport(
+            policies=_policies(recipes, statistics, clips.union()),
+            real=real_against_real(clips, min(len(items), reference_clips // 2)),
+            prompts=[item.prompt for item in items],
+            seeds=[item.seed for item in items],
+            seed=recipes[0].rollout.seed,
+            window_frames=plan.spans[0][1],
+            reference_clips=reference_clips,
+            backbone=recipes[0].backbone.use,
+            weights_sha256=loaded[0].weights_digest(),
+            device=device_name(devices[0]),
+        )
+
+
+def _policies(
+    recipes: Sequence[Recipe], statistics: Sequence[WindowStatistics], reference: Moments
+) -> list[PolicyDrift]:
+    """The figures of all recipes, from the statistics of their videos."""
+    figures = [drift_figures(own, reference) for own in statistics]
+    shares = [None, *(_shares(own, statistics[0], figures[0], reference) for own in statistics[1:])]
+    return [
+        PolicyDrift(
+            name=recipe.output.name or "",
+            figures=own,
+            share=share,
+            dtype=str(dtype_of(recipe, first_device(recipe))).removeprefix("torch."),
+            recipe=recipe.model_dump(
+                mode="json", exclude={"output": True, "rollout": {"prompts"}}, exclude_none=True
+            ),
+        )
+        for recipe, own, share in zip(recipes, figures, shares, strict=True)
+    ]
+
+
+def _shares(
+    own: WindowStatistics, baseline: WindowStatistics, drifts: list[HorizonFigures], reference: Moments
+) -> list[Estimate | None]:
+    """A policy's drift as a share of the baseline's, where that one is known to drift."""
+    known = [figures.drift.low > 0 for figures in drifts]
+    if not any(known):
+        return [None] * len(known)
+    ratios = drift_ratios(own, baseline, reference)
+    return [ratio if drifting else None for ratio, drifting in zip(ratios, known, strict=True)]
+
+
+def reference_moments(backbone: Backbone, count: int, frames: int) -> Moments:
+    """Moments of held-out real clips, batch dimension `[count]`.
+
+    Args:
+        backbone: what the clips belong to.
+        count: how many.
+        frames: length of a clip in video frames: that of a window.
+
+    Raises:
+        TetherflowError: The backbone ships no clips.
+    """
+    features = FrameFeatures()
+    clips = [features(clip) for clip in backbone.reference_clips(count, frames)]
+    if len(clips) != count or any(len(clip) != frames for clip in clips):
+        raise EvaluationError(
+            f"{type(backbone).__name__} gave {len(clips)} reference clips, or clips of another length; "
+            f"{count} of {frames} frames were asked for"
+        )
+    return Moments.of(torch.stack(clips))

@@ -1,0 +1,21 @@
+"""Recipes: complete pipelines as YAML files, read strictly and checked before anything runs."""
+
+from tetherflow.recipe.bundled import bundled_recipes
+from tetherflow.recipe.model import Recipe
+from tetherflow.recipe.parts import backbone_of, chunk_frames_of, latent_frames_of, layout_of, pipeline_of
+from tetherflow.recipe.read import load_recipe
+from tetherflow.recipe.schema import json_schema
+from tetherflow.recipe.write import dump_recipe
+
+__all__ = [
+    "Recipe",
+    "backbone_of",
+    "bundled_recipes",
+    "chunk_frames_of",
+    "dump_recipe",
+    "json_schema",
+    "latent_frames_of",
+    "layout_of",
+    "load_recipe",
+    "pipeline_of",
+]

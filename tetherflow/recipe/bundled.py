@@ -1,0 +1,43 @@
+"""The recipes that ship with Tetherflow, found beside the package or inside the wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tetherflow.errors import RecipeError
+from tetherflow.plugins import nearest
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The shipped recipes, by name."""
+    # A wheel carries them inside the package; a clone and an editable install have them beside it.
+    for folder in (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find_recipe(name: str, *, folder: Path) -> Path:
+    """Find a recipe by a file's path or by the name of a shipped one.
+
+    Args:
+        name: a path, or a shipped recipe's name. A file of that name in `folder` comes first.
+        folder: the folder to which a path is relative.
+
+    Raises:
+        RecipeError: There is neither.
+    """
+    path = folder / Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = bundled_recipes()
+    if name in shipped:
+        return shipped[name]
+    if path.is_dir():
+        raise RecipeError(f"'{name}' is a folder; name a recipe file, such as {Path(name) / 'recipe.yaml'}")
+    raise RecipeError(
+        f"no recipe '{name}': there is no such file, and no shipped recipe of that name"
+        f"{nearest(name, shipped)}. Shipped: {', '.join(shipped) or 'none'}"
+    )

@@ -1,0 +1,226 @@
+"""What a recipe says, as strict pydantic models."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+
+NOT_BLANK = r"\S"
+DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
+Positive = Annotated[int, Field(ge=1)]
+Frames = Annotated[int, Field(ge=0)]
+Prompt = Annotated[str, StringConstraints(pattern=NOT_BLANK)]
+
+
+class Misfit(ValueError):
+    """Values of one section that do not fit together.
+
+    Args:
+        key: the key that the message is about, from the section.
+        message: what does not fit, and what would.
+    """
+
+    def __init__(self, key: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Section(BaseModel):
+    """A part of a recipe: no unknown keys, no silent conversions, no changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PluginEntry(Section):
+    """A plugin and its options, written as `{use: NAME, option: value, …}`."""
+
+    use: str = Field(description="The plugin's name; `tetherflow plugins` lists them.")
+    options: dict[str, Any] = Field(default={}, description="The plugin's options, written beside `use`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {"use": data.get("use"), "options": {key: data[key] for key in data if key != "use"}}
+
+    @model_serializer
+    def _flatten(self) -> dict[str, Any]:
+        return {"use": self.use, **self.options}
+
+    def options_json(self) -> str:
+        """The options as JSON, for the plugin's own model to validate."""
+        return json.dumps(self.options)
+
+
+class Regions(Section):
+    """How the budget is split, in latent frames (TetherCache, arXiv 2606.13035, section 3.1)."""
+
+    sink: Frames = Field(default=0, description="First frames, kept for good (S).")
+    memory: Frames = Field(default=0, description="Frames recalled from the past (M).")
+    recent: Positive | None = Field(
+        default=None, description="Newest frames, the current chunk included (R); what is left if omitted."
+    )
+
+
+class Cache(Section):
+    """The key-value cache."""
+
+    budget: Positive = Field(default=21, description="Latent frames whose keys and values are held (K).")
+    regions: Regions = Field(default=Regions(), description="The budget's split; the parts add up to it.")
+    positions: Literal["block-relative", "absolute"] = Field(
+        default="block-relative",
+        description="Where keys stand in time: in the view, from 0 on, or where the frame was in the video.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_recent(cls, data: Any) -> Any:
+        """Give the recent region what the others leave."""
+        regions = data.get("regions", {}) if isinstance(data, dict) else None
+        if not isinstance(regions, dict) or regions.get("recent") is not None:
+            return data
+        parts = (data.get("budget", 21), regions.get("sink", 0), regions.get("memory", 0))
+        if not all(type(part) is int for part in parts) or parts[0] - parts[1] - parts[2] < 1:
+            return data
+        return {**data, "regions": {**regions, "recent": parts[0] - parts[1] - parts[2]}}
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Cache:
+        regions = self.regions
+        total = regions.sink + regions.memory + (regions.recent or 0)
+        if regions.recent is None:
+            raise Misfit(
+                ("regions",),
+                f"sink {regions.sink} + memory {regions.memory} = {total} leaves nothing of the budget of "
+                f"{self.budget} for recent frames, where the current chunk lives",
+            )
+        if total != self.budget:
+            raise Misfit(
+                ("regions",),
+                f"sink {regions.sink} + memory {regions.memory} + recent {regions.recent} = {total}, "
+                f"but the budget is {self.budget}; change a region, or omit 'recent' to give it the rest",
+            )
+        return self
+
+
+class Stages(Section):
+    """The cache policy: who leaves, who is scored, who stays, and how newcomers are edited."""
+
+    evict: PluginEntry = Field(description="Chooses what leaves when a chunk needs room; exactly one.")
+    score: list[PluginEntry] = Field(
+        default=[], description="Score the candidates for memory; in order, their scores are summed."
+    )
+    select: PluginEntry | None = Field(
+        default=None, description="Chooses by score who stays in memory; exactly one where there are scorers."
+    )
+    edit: list[PluginEntry] = Field(
+        default=[], description="Edit newcomers before they enter memory; in order."
+    )
+
+    @model_validator(mode="after")
+    def _selects_what_is_scored(self) -> Stages:
+        if self.score and self.select is None:
+            raise ValueError(
+                "'score' needs exactly one 'select' plugin to act on the scores, and there is none"
+            )
+        if self.select is not None and not self.score:
+            raise ValueError("'select' needs at least one 'score' plugin to select by, and there is none")
+        if self.edit and self.select is None:
+            raise ValueError(
+                "'edit' changes what enters memory, but without 'score' and 'select' nothing does"
+            )
+        return self
+
+
+class Rollout(Section):
+    """What is generated."""
+
+    seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Length of each video in seconds; or give `latent_frames`."
+    )
+    latent_frames: Positive | None = Field(
+        default=None, description="Length of each video in latent frames; or give `seconds`."
+    )
+    prompts: list[Prompt] = Field(min_length=1, description="What each video shows, in words.")
+    prompts_file: str | None = Field(
+        default=None,
+        description="A text file with one prompt a line, relative to this file; instead of `prompts`.",
+    )
+    samples: Positive = Field(default=1, description="Videos per prompt, each of its own noise.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="Seed of all noise.")
+    chunk_frames: Positive | None = Field(
+        default=None, description="Latent frames denoised together; the backbone's own number if omitted."
+    )
+    first_frames: str | None = Field(
+        default=None, description="A video or image that each rollout continues, relative to this file."
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Rollout:
+        if (self.seconds is None) == (self.latent_frames is None):
+            given = "both are given" if self.seconds is not None else "neither is given"
+            raise ValueError(f"give either 'seconds' or 'latent_frames'; {given}")
+        return self
+
+
+class Runtime(Section):
+    """How and where it is computed."""
+
+    device: str = Field(
+        default="auto",
+        pattern=DEVICE,
+        description="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.",
+    )
+    devices: Positive = Field(
+        default=1, description="Processes, each on a GPU or on the CPU, that share the videos."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto is bfloat16 on a GPU and float32 on the CPU."
+    )
+    numerics: Literal["fast", "parity"] = Field(
+        default="fast", description="parity follows the published code's order of operations."
+    )
+    checks: Literal["auto", "strict", "deferred"] = Field(
+        default="auto",
+        description="When plugins' results are checked: at once, or a chunk later without a stall.",
+    )
+    threads: Positive | None = Field(
+        default=None,
+        description="CPU threads a process; half the cores if omitted. It may change the last bits.",
+    )
+    batch_size: Positive = Field(default=1, description="Videos that are generated together.")
+
+    @model_validator(mode="after")
+    def _one_device_is_one(self) -> Runtime:
+        if ":" in self.device and self.devices > 1:
+            raise ValueError(f"device '{self.device}' names one device, but devices is {self.devices}")
+        return self
+
+
+class Output(Section):
+    """Where a run is written."""
+
+    folder: str = Field(default="runs", description="Each run gets a folder of its own in this one.")
+    name: str | None = Field(default=None, description="Ends the run folder's name; the recipe's if omitted.")
+
+
+class Recipe(Section):
+    """A complete pipeline: a backbone, a cache policy, and what to generate."""
+
+    description: str = Field(default="", description="The recipe in one line.")
+    backbone: PluginEntry = Field(description="The video model.")
+    cache: Cache = Field(default=Cache.model_validate({}), description="The cache's size and regions.")
+    stages: Stages
+    rollout: Rollout
+    runtime: Runtime = Runtime()
+    output: Output = Output()

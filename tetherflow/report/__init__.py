@@ -1,0 +1,1 @@
+"""What a person looks at: the table of drift figures and the filmstrip of several policies."""

@@ -1,0 +1,1 @@
+"""Rollouts: the sampler, the session, and the Lightning module that runs a recipe."""

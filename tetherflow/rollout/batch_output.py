@@ -1,0 +1,87 @@
+"""The videos of one batch while they are being written."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from tetherflow.errors import TetherflowError
+from tetherflow.rollout.batches import Item
+from tetherflow.rollout.devices import peak_memory
+from tetherflow.rollout.run_folder import RunFolder, Status, VideoRecord
+from tetherflow.rollout.session import Chunk
+from tetherflow.rollout.writers import VideoWriter
+
+
+class BatchOutput:
+    """Writes the videos of a batch side by side, and notes how they came out.
+
+    Args:
+        folder: the run's folder.
+        items: the batch.
+        fps: video frames a second.
+        device: where they are generated, whose memory is noted.
+    """
+
+    def __init__(self, folder: RunFolder, items: list[Item], fps: int, device: torch.device) -> None:
+        self.folder = folder
+        self.items = items
+        self.chunk_seconds: list[float] = []
+        self.latent_frames = 0
+        self._device = device
+        self._writers = [VideoWriter(folder.video(item), fps=fps) for item in items]
+        self._started = self._last = time.monotonic()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def append(self, chunk: Chunk) -> int:
+        """Write a chunk's frames.
+
+        Returns:
+            How many video frames it had, over all videos.
+
+        Raises:
+            OutputError: A video cannot be written.
+        """
+        frames: Tensor = torch.empty(0) if chunk.frames is None else chunk.frames
+        for writer, video in zip(self._writers, frames.cpu(), strict=True):
+            writer.append(video)
+        self.latent_frames += chunk.latents.shape[1]
+        now = time.monotonic()
+        self.chunk_seconds.append(now - self._last)
+        self._last = now
+        return frames.shape[0] * frames.shape[1]
+
+    def close(self, status: Status) -> list[VideoRecord]:
+        """Finish the videos, all of them even if one cannot be, and note how they came out.
+
+        Raises:
+            OutputError: A video cannot be finished.
+        """
+        error: TetherflowError | None = None
+        records = []
+        for item, writer in zip(self.items, self._writers, strict=True):
+            try:
+                path = writer.close(interrupted=status != "complete")
+            except TetherflowError as problem:
+                error, path, status = error or problem, None, "failed"
+            record = VideoRecord(
+                index=item.index,
+                file=str(path.relative_to(self.folder.path)) if path else None,
+                prompt=item.prompt,
+                sample=item.sample,
+                seed=item.seed,
+                status=status,
+                latent_frames=self.latent_frames,
+                frames=writer.frames_written,
+                seconds=time.monotonic() - self._started,
+                chunk_seconds=[round(seconds, 6) for seconds in self.chunk_seconds],
+                peak_memory_bytes=peak_memory(self._device),
+            )
+            self.folder.add_record(record)
+            records.append(record)
+        if error is not None:
+            raise error
+        return records

@@ -1,0 +1,60 @@
+"""What a run depended on, so that it can be run again and compared."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import attrs
+import torch
+
+import tetherflow
+from tetherflow.backbone import Backbone
+from tetherflow.plugins import BACKBONES, POLICIES, provider
+from tetherflow.recipe import Recipe
+from tetherflow.rollout.batches import items_of, threads_of
+from tetherflow.rollout.devices import device_name
+
+_PACKAGES: Final = ("torch", "lightning", "diffusers", "pluggy", "pydantic", "numpy", "av", "safetensors")
+
+
+def lock_of(recipe: Recipe, backbone: Backbone, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Versions, weights, seeds and device of a run.
+
+    Args:
+        recipe: what is run.
+        backbone: its backbone, loaded.
+        device: where it runs.
+        dtype: type of the transformer and the cache.
+    """
+    stages = recipe.stages
+    selectors = [stages.select] if stages.select else []
+    uses = [(BACKBONES, recipe.backbone.use)]
+    uses += [(POLICIES, entry.use) for entry in [stages.evict, *stages.score, *selectors, *stages.edit]]
+    return {
+        "tetherflow": tetherflow.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "plugins": {name: _provider(group, name) for group, name in uses},
+        "weights_sha256": backbone.weights_digest(),
+        "device": device_name(device),
+        "devices": recipe.runtime.devices,
+        "dtype": str(dtype).removeprefix("torch."),
+        "numerics": recipe.runtime.numerics,
+        "threads": threads_of(recipe),
+        "seeds": [attrs.asdict(item) for item in items_of(recipe)],
+    }
+
+
+def _provider(group: str, name: str) -> dict[str, str]:
+    distribution, number = provider(group, name)
+    return {"distribution": distribution, "version": number}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
