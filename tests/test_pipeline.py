@@ -373,7 +373,7 @@ EVICT_FAULTS = RAISING | {
     ),
     "tensor-beyond": Fault(
         lambda slots: Eviction(torch.tensor([[6, 2, 3], [1, 2, 3]])),
-        "evicts a rank out of range; ranks must lie from 1 below 6",
+        "evicts a rank out of range; ranks must lie from 1, past the sink, below 6",
         deferred=True,
     ),
     "tensor-negative": Fault(
@@ -692,3 +692,17 @@ def test_destination_is_the_evictors_own() -> None:
     run(engine, write_script(SIZES, [*FILLING, 3, 2], batch=2))
     with pytest.raises(PipelineError, match="sends units to memory, but there is no selector"):
         Pipeline(ToMemory())
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_what_must_stay_recent_is_not_evicted(as_tensor: bool) -> None:
+    """Of 7 units with R = 4 and a chunk of 3, the newest is recent still: ranks 3 to 5 may go, 6 may not."""
+
+    class Newest(Evictor):
+        @hookimpl
+        def evict(self, count: int) -> Eviction:
+            return Eviction(torch.tensor([[4, 5, 6]]) if as_tensor else range(4, 7))
+
+    slots = Slots(0, 5, Layout(1, 2, 4), 3, torch.arange(7)[None])
+    with pytest.raises(StageError, match=r"ranks must lie from 1, past the sink, below 6"):
+        Pipeline(Newest()).evict(slots, 3, Checks(strict=True))

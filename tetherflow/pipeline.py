@@ -84,21 +84,26 @@ class Pipeline:
         if eviction.to != stage.destination:
             raise fail(f"sends units to '{eviction.to}' but declares destination '{stage.destination}'")
         sink = len(slots.layout.sink_of(slots.held))
+        # With the chunk, these newest units fill the recent region.
+        stay = min(max(0, slots.layout.recent - slots.incoming), slots.held - sink - count)
+        end = slots.held - stay
         if isinstance(eviction.ranks, range):
             ranks = eviction.ranks
             if len(ranks) != count or ranks.step != 1:
                 raise fail(f"returned {ranks}; expected {count} ranks in ascending order, step 1")
-            if ranks.start < sink or ranks.stop > slots.held:
-                raise fail(f"evicts {ranks}; ranks must lie from {sink}, past the sink, below {slots.held}")
+            if ranks.start < sink or ranks.stop > end:
+                raise fail(f"evicts {ranks}; ranks must lie from {sink}, past the sink, below {end}")
             return eviction
         ranks_tensor = _indices(eviction.ranks, (slots.origins.shape[0], count), slots.origins, fail)
         ordered = ranks_tensor.sort(dim=1).values
         checks.require(
-            (ordered[:, 0] >= sink).all() & (ordered[:, -1] < slots.held).all(),
-            lambda: fail(f"evicts a rank out of range; ranks must lie from {sink} below {slots.held}"),
+            (ordered[:, 0] >= sink).all() & (ordered[:, -1] < end).all(),
+            lambda: fail(
+                f"evicts a rank out of range; ranks must lie from {sink}, past the sink, below {end}"
+            ),
         )
         checks.require((ordered.diff(dim=1) > 0).all(), lambda: fail("evicts a unit twice"))
-        return Eviction(ordered.clamp(sink, slots.held - 1), eviction.to)
+        return Eviction(ordered.clamp(sink, end - 1), eviction.to)
 
     def score(self, candidates: Candidates, checks: Checks) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the scorers; returns the sum of their scores, float32 `[B, N]`, and each by name."""
@@ -165,6 +170,13 @@ class Pipeline:
                 raise PipelineError(
                     f"plugin '{name}' appears {count} times; each stage plugin may appear once"
                 )
+        before: set[str] = set()
+        for scorer in self.scorers:
+            if missing := [name for name in scorer.needs if name not in before]:
+                raise PipelineError(
+                    f"scorer '{scorer.name}' builds on '{missing[0]}', which must come before it"
+                )
+            before.add(scorer.name)
         if self.selector is None and (self.scorers or self.editors):
             idle = ", ".join(f"'{stage.name}'" for stage in (*self.scorers, *self.editors))
             raise PipelineError(

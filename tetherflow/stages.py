@@ -57,6 +57,8 @@ class Scorer(Stage):
     """Scores the candidates for memory: implements `score`."""
 
     stage = "score"
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Names of the scorers whose scores this one builds on; they come before it in the recipe."""
 
 
 class Selector(Stage):

@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from tetherflow import Candidates, Scorer, Selector, StageOptions, hookimpl
-from tetherflow.errors import PipelineError
 
 RELEVANCE = "relevance"
 
@@ -50,14 +49,11 @@ class TemporalDiversity(Scorer):
         alpha: float = Field(default=0.35, ge=0, description="Weight α of diversity beside relevance.")
 
     options: Options
+    needs = (RELEVANCE,)
 
     @hookimpl
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
-        if RELEVANCE not in scores:
-            raise PipelineError(
-                "'temporal-diversity' builds on 'relevance'; put that scorer before it in the recipe"
-            )
         frames = candidates.origins.float()
         extent = frames.amax(dim=1) - frames.amin(dim=1) + 1
         sigma = (extent / 2).clamp_min(1)[:, None, None]

@@ -18,7 +18,9 @@ from tests.cache.oracle import Frame
 from tests.golden_traces import GOLDEN
 from tetherflow import Candidates
 from tetherflow.errors import PipelineError
+from tetherflow.pipeline import Pipeline
 from tetherflow_policies.grab import Relevance, TemporalDiversity, TopM
+from tetherflow_policies.recall_window import RecallWindow
 
 UNITS = load_file(GOLDEN / "units.safetensors")
 SETTINGS = json.loads((GOLDEN / "golden.json").read_text())["units"]
@@ -150,8 +152,10 @@ def test_frame_that_an_attended_neighbour_stands_in_for_is_rewarded_less() -> No
 
 
 def test_diversity_without_relevance_says_what_to_do() -> None:
-    with pytest.raises(PipelineError, match="builds on 'relevance'; put that scorer before it"):
-        diversity().score(golden_candidates(), {})
+    relevance = Relevance(name="relevance")
+    with pytest.raises(PipelineError, match="builds on 'relevance', which must come before it"):
+        Pipeline(RecallWindow(), [diversity(), relevance], TopM())
+    Pipeline(RecallWindow(), [relevance, diversity()], TopM())
 
 
 @given(count=st.integers(1, 9), batch=st.integers(1, 3), data=st.data())

@@ -301,7 +301,19 @@ class CacheEngine:
 
     @torch.inference_mode()  # a session's buffers are inference tensors, which may be written nowhere else
     def restore(self, state: dict[str, Any]) -> None:
-        """Bring back what `snapshot` of an engine of the same shape returned."""
+        """Bring back what `snapshot` of an engine of the same shape returned.
+
+        Raises:
+            TetherflowError: The snapshot is of an engine of another shape.
+        """
+        found = [
+            {name: tensor.shape for name, tensor in layer.items() if name != "order"}
+            for layer in state["layers"]
+        ]
+        if found != [layer.shapes() for layer in self.layers]:
+            raise TetherflowError(
+                "this snapshot was taken of an engine of another shape: batch, regions or backbone"
+            )
         for name, value in state["counters"].items():
             setattr(self, name, value)
         for layer, tensors in zip(self.layers, state["layers"], strict=True):

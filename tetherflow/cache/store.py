@@ -77,8 +77,8 @@ class LayerStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(tensor.nbytes for _, tensor in self._tensors())
+        """Bytes of all buffers; the order of time, a few bytes a unit, does not count."""
+        return sum(tensor.nbytes for name, tensor in self._tensors() if name != "order")
 
     def sort(self, held: int) -> None:
         """Bring `order` up to date with the origins of the first `held` slots."""
@@ -118,6 +118,10 @@ class LayerStore:
     def value_statistics(self, slots: Tensor) -> Statistics:
         """Value statistics of the units in `slots` `[B, n]`: `[B, n, H, D]`."""
         return Statistics(*(self.take(self.pooled[f"value_{part}"], slots) for part in ("mean", "variance")))
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of all buffers but `order`, which grows while the cache fills."""
+        return {name: tensor.shape for name, tensor in self._tensors() if name != "order"}
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of all buffers."""

@@ -18,7 +18,9 @@ NEEDS_ARGUMENTS: Final = False
 
 
 def command(
-    seconds: Annotated[float, typer.Option(min=6.0, help="Length of each video; the figure needs 6 s.")] = 30.0,
+    seconds: Annotated[
+        float, typer.Option(min=6.0, help="Length of each video; the figure needs 6 s.")
+    ] = 30.0,
     changes: Overrides = None,
     output: OutputFolder = None,
 ) -> None:

@@ -124,7 +124,7 @@ def train_vae(
         "seconds": round(pace.seconds, 1),
         "seed": seed,
         "clips_a_step": clips,
-        "start": "random weights" if start is None else f"weights of sha256 {sha256(start / 'vae.safetensors')}",
+        "start": "random weights" if start is None else f"sha256 {sha256(start / 'vae.safetensors')}",
         "parameters": count,
         "loss": pace.loss,
         "psnr_db": round(held_out_psnr(WanVAE(average), sizes, device), 2),
