@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tetherflow.recipe import bundled_recipes, json_schema
@@ -58,18 +59,29 @@ def _plugins(choice: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
 
 
 def _table(section: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    return [*head, *_rows(section, definitions, ""), ""]
+
+
+def _rows(section: dict[str, Any], definitions: dict[str, Any], prefix: str) -> list[str]:
+    """A row a key; those of a mapping within come after it, under their dotted names."""
+    rows = []
     for key, entry in section["properties"].items():
-        default = "" if "default" not in entry else f"`{entry['default']}`"
+        inner = definitions.get(_reference(entry) or "")
+        value = entry.get("default")
+        default = (
+            "" if value is None or inner else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+        )
         meaning = entry.get("description", "").replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| `{key}` | {_type(entry, definitions)} | {default} | {meaning} |")
-    return [*lines, ""]
+        rows.append(f"| `{prefix}{key}` | {_type(entry, definitions)} | {default} | {meaning} |")
+        if inner:
+            rows += _rows(inner, definitions, f"{prefix}{key}.")
+    return rows
 
 
 def _type(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
-    if name := _reference(entry):
-        fields = definitions.get(name, {}).get("properties", {})
-        return "mapping of " + ", ".join(f"`{field}`" for field in fields)
+    if _reference(entry):
+        return "mapping"
     if "anyOf" in entry:
         return " or ".join(
             _type(option, definitions) for option in entry["anyOf"] if option.get("type") != "null"
@@ -79,6 +91,8 @@ def _type(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     kind = str(entry.get("type", "any"))
     if kind == "array" and "items" in entry:
         kind = "list of " + _type(entry["items"], definitions)
+    elif kind == "array" and entry.get("prefixItems"):
+        kind = f"list of {len(entry['prefixItems'])} {_type(entry['prefixItems'][0], definitions)}"
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {entry[word]}" for word, sign in limits.items() if word in entry]
     return f"{kind} {', '.join(bounds)}".strip()

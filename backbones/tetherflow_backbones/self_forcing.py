@@ -25,17 +25,19 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: Size = 1536
-    ffn_dim: Size = 8960
-    num_heads: Size = 12
-    num_layers: Size = 30
-    freq_dim: Size = 256
-    text_dim: Size = 4096
-    text_len: Size = 512
-    in_dim: Size = 16
-    out_dim: Size = 16
-    patch_size: tuple[Size, Size, Size] = (1, 2, 2)
-    eps: float = Field(default=1e-6, gt=0)
+    dim: Size = Field(default=1536, description="Width of the residual stream.")
+    ffn_dim: Size = Field(default=8960, description="Hidden width of the feed-forward layers.")
+    num_heads: Size = Field(default=12, description="Attention heads.")
+    num_layers: Size = Field(default=30, description="Transformer blocks.")
+    freq_dim: Size = Field(default=256, description="Width of the time step's sinusoids.")
+    text_dim: Size = Field(default=4096, description="Width of a prompt token's embedding.")
+    text_len: Size = Field(default=512, description="Tokens that a prompt is padded to.")
+    in_dim: Size = Field(default=16, description="Channels of a latent frame.")
+    out_dim: Size = Field(default=16, description="Channels of a flow.")
+    patch_size: tuple[Size, Size, Size] = Field(
+        default=(1, 2, 2), description="Frames, rows and columns of latents that make one token."
+    )
+    eps: float = Field(default=1e-6, gt=0, description="Added to variances before they divide.")
 
     @model_validator(mode="after")
     def _must_fit_together(self) -> Self:
@@ -63,14 +65,24 @@ class SelfForcing(Backbone):
         """Options of the Self-Forcing backbone."""
 
         transformer: Path = Field(description="Safetensors file of the transformer.")
-        architecture: Sizes = Sizes()
+        architecture: Sizes = Field(
+            default=Sizes(), description="Sizes of the transformer; Wan2.1-T2V-1.3B's by default."
+        )
         latent_size: tuple[Size, Size] = Field(
             default=(60, 104), description="Rows and columns of a latent frame."
         )
-        steps: tuple[Step, ...] = Field(default=(1000, 750, 500, 250), min_length=1)
-        shift: float = Field(default=5.0, gt=0)
-        context_timestep: float = Field(default=0.0, ge=0, le=1000)
-        chunk_frames: int = Field(default=3, ge=1)
+        steps: tuple[Step, ...] = Field(
+            default=(1000, 750, 500, 250),
+            min_length=1,
+            description="Denoising steps of 1000, before they are warped by the shift.",
+        )
+        shift: float = Field(
+            default=5.0, gt=0, description="Shift s of the noise levels, su / (1 + (s - 1)u)."
+        )
+        context_timestep: float = Field(
+            default=0.0, ge=0, le=1000, description="Time step of the context pass; 0 is clean."
+        )
+        chunk_frames: int = Field(default=3, ge=1, description="Latent frames denoised together.")
 
         @model_validator(mode="after")
         def _must_split_into_patches(self) -> Self:

@@ -135,3 +135,16 @@ def test_no_such_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         load_recipe("tethercahce")
     with pytest.raises(RecipeError, match="is a folder; name a recipe file"):
         load_recipe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("cache.regions.recent=5", "cache.regions: sink 3 + memory 14 + recent 5 = 22"),
+        ("stages.select=null", "stages: 'score' needs exactly one 'select' plugin"),
+    ],
+)
+def test_a_sections_problem_is_told_where_its_newest_part_was_written(change: str, place: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("tethercache", [change])
+    assert str(caught.value).startswith(f"--set {change}: {place}")

@@ -43,3 +43,13 @@ def test_a_file_may_leave_out_any_section() -> None:
     schema = json_schema()
     assert "required" not in schema
     assert all("required" not in schema["$defs"][name] for name in ("Stages", "Rollout", "Cache"))
+
+
+def test_every_plugin_says_what_it_does_and_names_no_path_of_this_machine() -> None:
+    schema = json_schema()
+    entries = [*schema["properties"]["backbone"]["anyOf"], *schema["$defs"]["evict-plugin"]["anyOf"]]
+    described = {entry["title"]: entry["description"] for entry in entries if "title" in entry}
+    assert described["sliding-window"].startswith("Drop the oldest units")
+    assert described["mini"].startswith("A miniature of Self-Forcing")
+    (mini,) = (entry for entry in entries if entry.get("title") == "mini")
+    assert "default" not in mini["properties"]["weights"]

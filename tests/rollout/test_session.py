@@ -204,6 +204,21 @@ def test_nothing_grows_with_length(backbone: Small, strict: bool) -> None:
     assert max(counts) == min(counts)
 
 
+def test_four_minutes_of_video_stream_through_static_buffers(backbone: Small) -> None:
+    """960 latent frames, as a real model has in 240 s: every frame comes out, and no buffer moves or grows."""
+    session = session_for(backbone)
+    frames, pointers = 0, set()
+    for chunk in session.stream(["a red circle"], latent_frames=960, seeds=[0]):
+        assert chunk.frames is not None
+        assert session.cache is not None
+        frames += chunk.frames.shape[1]
+        pointers.add(tuple(layer.keys.data_ptr() for layer in session.cache.layers))
+        pointers.add(tuple(layer.values.data_ptr() for layer in session.cache.layers))
+    assert frames == 1 + 4 * 959
+    assert len(pointers) == 2
+    assert bool(chunk.latents.isfinite().all())
+
+
 def test_cache_is_fresh_in_every_rollout(backbone: Small) -> None:
     session = session_for(backbone)
     rollout(session, 12)

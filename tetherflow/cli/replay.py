@@ -43,7 +43,7 @@ def command(
         passed &= replay.passed
         frames = "same frames recalled" if replay.memory else "OTHER FRAMES RECALLED"
         typer.echo(
-            f"{'pass' if replay.passed else 'FAIL'}  {replay.name:<24} largest error {replay.error:.2e} "
+            f"{'pass' if replay.passed else 'FAIL'}  {replay.name:<28} largest error {replay.error:.2e} "
             f"(allowed {replay.tolerance:.0e}), {frames}"
         )
     if not passed:

@@ -39,5 +39,5 @@ def find_recipe(name: str, *, folder: Path) -> Path:
         raise RecipeError(f"'{name}' is a folder; name a recipe file, such as {Path(name) / 'recipe.yaml'}")
     raise RecipeError(
         f"no recipe '{name}': there is no such file, and no shipped recipe of that name"
-        f"{nearest(name, shipped)}. Shipped: {', '.join(shipped) or 'none'}"
+        f"{nearest(name, shipped)} (shipped: {', '.join(shipped) or 'none'})"
     )

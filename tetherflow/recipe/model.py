@@ -16,6 +16,8 @@ from pydantic import (
 
 NOT_BLANK = r"\S"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
+PATH_FORMATS = frozenset({"path", "file-path", "directory-path"})
+"""JSON schema's formats of a plugin's options that are paths."""
 Positive = Annotated[int, Field(ge=1)]
 Frames = Annotated[int, Field(ge=0)]
 Prompt = Annotated[str, StringConstraints(pattern=NOT_BLANK)]

@@ -50,7 +50,7 @@ def recipe_error(name: str, source: Source, problems: Iterable[Problem]) -> Reci
     """Put all problems of a recipe into one error, each with the file and line it comes from."""
     lines = []
     for problem in problems:
-        origin = source.origin(problem.key)
+        origin = source.newest(problem.key)
         where = f"{origin.text}: " if origin and origin.text else ""
         dotted = ".".join(map(str, problem.key))
         lines.append(f"{where}{dotted}: {problem.message}" if dotted else f"{where}{problem.message}")

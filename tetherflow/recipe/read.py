@@ -13,13 +13,11 @@ from tetherflow.errors import PluginError
 from tetherflow.plugins import load_backbone, load_stage
 from tetherflow.recipe.bundled import find_recipe
 from tetherflow.recipe.layers import read_layers
-from tetherflow.recipe.model import Recipe
+from tetherflow.recipe.model import PATH_FORMATS, Recipe
 from tetherflow.recipe.parts import check_parts
 from tetherflow.recipe.problems import Problem, explain, recipe_error, schema_at
 from tetherflow.recipe.source import Key, Source
 from tetherflow.stages import StageName
-
-_PATHS = {"path", "file-path", "directory-path"}
 
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -146,7 +144,7 @@ def _anchor(options: dict[str, Any], schema: dict[str, Any], key: Key, source: S
     """Make paths among a plugin's options absolute: each is relative to the file that it is written in."""
     return {
         name: _absolute(value, (*key, name), source)
-        if isinstance(value, str) and schema_at(schema, (name,)).get("format") in _PATHS
+        if isinstance(value, str) and schema_at(schema, (name,)).get("format") in PATH_FORMATS
         else value
         for name, value in options.items()
     }

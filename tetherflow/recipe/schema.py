@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from tetherflow.errors import PluginError
 from tetherflow.plugins import BACKBONES, POLICIES, installed, load_backbone, load_stage
-from tetherflow.recipe.model import Recipe
+from tetherflow.recipe.model import PATH_FORMATS, Recipe
 from tetherflow.stages import StageName
 
 
@@ -55,15 +56,27 @@ def _entries(group: str, stage: StageName | None, definitions: dict[str, Any]) -
     names, mappings = [], []
     for name in installed(group):
         try:
-            options: type[BaseModel] = (load_stage(name, stage) if stage else load_backbone(name)).Options
+            plugin = load_stage(name, stage) if stage else load_backbone(name)
         except PluginError:
             continue  # broken, or of another stage
         names.append(name)
+        options: type[BaseModel] = plugin.Options
         own = options.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions.update({f"{name}.{key}": value for key, value in own.pop("$defs", {}).items()})
-        own["properties"] = {"use": {"const": name}, **own.get("properties", {})}
+        # A default path belongs to this installation.
+        fields = {
+            key: {word: value for word, value in field.items() if word != "default" or not _is_path(field)}
+            for key, field in own.get("properties", {}).items()
+        }
+        own["properties"] = {"use": {"const": name}, **fields}
+        if paragraph := inspect.cleandoc(plugin.__doc__ or "").partition("\n\n")[0]:
+            own["description"] = " ".join(paragraph.split())
         mappings.append({**own, "title": name, "required": ["use"], "additionalProperties": False})
     return [{"enum": names}, *mappings]
+
+
+def _is_path(field: dict[str, Any]) -> bool:
+    return any(kind.get("format") in PATH_FORMATS for kind in (field, *field.get("anyOf", ())))
 
 
 def _without_required(schema: dict[str, Any]) -> dict[str, Any]:

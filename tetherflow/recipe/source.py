@@ -48,6 +48,17 @@ class Source:
                 return self.origins[key[:end]]
         return None
 
+    def newest(self, key: Key) -> Origin | None:
+        """Where a value, or the part of it that was written last by another file or option, was written.
+
+        Origins are kept in the order of the layers: what a layer writes comes after all below it.
+        """
+        own = self.origin(key)
+        inside = [origin for place, origin in self.origins.items() if place[: len(key)] == key]
+        if own is None or not inside or _file(inside[-1]) == _file(own):
+            return own
+        return inside[-1]
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML without aliases and dates, and with `1e-4` read as a number."""
@@ -163,6 +174,10 @@ def _construct(
     if value is not None and not isinstance(value, (str, int, float, bool)):
         raise _not_plain(node)
     return value
+
+
+def _file(origin: Origin) -> str:
+    return origin.text.rpartition(":")[0]
 
 
 def _not_plain(node: yaml.Node) -> yaml.MarkedYAMLError:

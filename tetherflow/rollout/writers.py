@@ -237,8 +237,9 @@ def require_writable(folder: Path | str) -> Path:
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"probe")
     except OSError as error:
+        reason = "it is a file" if path.is_file() else error.strerror or error
         raise OutputError(
-            f"cannot write into the output folder {path}: {error.strerror or error}. Choose another folder "
+            f"cannot write into the output folder {path}: {reason}. Choose another folder "
             f"(output.folder in the recipe, or --set output.folder=PATH), or make this one writable."
         ) from error
     return path

@@ -28,7 +28,9 @@ class Mini(Backbone):
     class Options(BackboneOptions):
         """Options of the miniature."""
 
-        weights: Path = Field(default=PACKAGED, description="Folder with the weights.")
+        weights: Path = Field(
+            default=PACKAGED, description="Folder with the weights; the bundled ones if omitted."
+        )
 
     def __init__(
         self,
