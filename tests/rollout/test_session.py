@@ -205,7 +205,7 @@ def test_nothing_grows_with_length(backbone: Small, strict: bool) -> None:
 
 
 def test_four_minutes_of_video_stream_through_static_buffers(backbone: Small) -> None:
-    """960 latent frames, as a real model has in 240 s: every frame comes out, and no buffer moves or grows."""
+    """960 latent frames, as a real model has in 240 s: every frame comes out, no buffer moves or grows."""
     session = session_for(backbone)
     frames, pointers = 0, set()
     for chunk in session.stream(["a red circle"], latent_frames=960, seeds=[0]):
