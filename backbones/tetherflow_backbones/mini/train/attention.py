@@ -159,3 +159,23 @@ class NoisyPass:
     def at(self, layer: int) -> NoisyPass:
         """A pass on one layer's kept keys and values."""
         return NoisyPass(self.turn, self.chunk, [self.kept[layer]])
+
+
+class FirstChunk:
+    """Attention of first chunks, which see themselves alone.
+
+    Args:
+        turn: Rotary embedding of a clip.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend; all tensors are `[B, chunk, heads, D]`."""
+        query, key = self.turn(query.to(value.dtype)), self.turn(key.to(value.dtype))
+        return functional.scaled_dot_product_attention(query, key, value.transpose(1, 2)).transpose(1, 2)
+
+    def at(self, layer: int) -> FirstChunk:
+        """Nothing here depends on the layer."""
+        return self

@@ -13,9 +13,11 @@ from torch import Tensor
 from tetherflow_backbones.mini.config import Sizes
 from tetherflow_backbones.mini.scenes import COLOURS, SHAPES, TEMPLATES, render, sample_scenes, training_seeds
 from tetherflow_backbones.mini.text import PAD, UNKNOWN, tokenise
+from tetherflow_backbones.mini.train.devices import own_device, rank, world
 from tetherflow_backbones.mini.train.run import record, say
-from tetherflow_backbones.mini.weights import load_vae
-from tetherflow_backbones.wan_vae import WanVAE, encode_moments
+from tetherflow_backbones.mini.weights import load_vae, read_json
+from tetherflow_backbones.wan_vae import WanVAE
+from tetherflow_backbones.wan_vae_whole import WholeClip
 
 _SAID = UNKNOWN + len(COLOURS) + len(SHAPES)
 """Words up to this row of the vocabulary say what is seen; those after it only fill."""
@@ -35,9 +37,10 @@ class Pool:
 
     @classmethod
     def load(cls, work: Path, device: torch.device) -> Pool:
-        """Read what the stage left in `work`."""
-        tensors = load_file(work / "pool.safetensors", device=str(device))
-        return cls(tensors["latents"], tensors["ids"].long())
+        """Read what the stage left in `work`, all shards of it."""
+        shards = read_json(work / "latents.record.json")["devices"]
+        parts = [load_file(_shard(work, index), device=str(device)) for index in range(shards)]
+        return cls(torch.cat([p["latents"] for p in parts]), torch.cat([p["ids"] for p in parts]).long())
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random clips, float32 `[count, F, C, H, W]`, and their words, disturbed, `[count, text_len]`."""
@@ -57,40 +60,53 @@ def disturbed(ids: Tensor, generator: torch.Generator) -> Tensor:
     at = at.masked_fill(torch.rand((count, 1), generator=generator, device=device) < 0.7, length)
     place = torch.arange(length, device=device)
     ids = torch.where(place == at, UNKNOWN, torch.where(place > at, ids.roll(1, dims=1), ids))
-    return ids.masked_fill(torch.rand((count, 1), generator=generator, device=device) < 0.04, PAD)
+    return ids.masked_fill(torch.rand((count, 1), generator=generator, device=device) < 0.1, PAD)
+
+
+def _shard(work: Path, index: int) -> Path:
+    """The clips that one process encoded."""
+    return work / f"pool-{index}.safetensors"
 
 
 @torch.no_grad()
-def encode_pool(sizes: Sizes, work: Path, clips: int, seed: int, minutes: float | None, batch: int) -> None:
-    """Run the stage; leaves `pool.safetensors` in `work`.
+def encode_pool(
+    sizes: Sizes, work: Path, clips: int, seed: int, minutes: float | None, batch: int, compile_: bool
+) -> None:
+    """Run the stage; leaves a `pool-RANK.safetensors` for each process in `work`.
 
     Args:
         sizes: Shapes of the miniature.
         work: Folder with the trained autoencoder.
-        clips: Clips wanted.
+        clips: Clips wanted, of all processes together.
         seed: First of the scenes' seeds, in thousands of millions.
         minutes: Stop with what is there after this time.
         batch: Clips encoded at once.
+        compile_: Whether to compile the encoder.
     """
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
+    device = own_device()
+    cuda = device.type == "cuda"
     network = load_vae(work).to(device)
     if cuda:
         torch.backends.cudnn.benchmark = True
         network = network.half()
-    vae = WanVAE(network)
+    vae, whole = WanVAE(network), WholeClip(network)
+    if compile_:
+        whole.compile()
     weight = next(network.parameters())
-    latents = torch.empty((clips, sizes.latent_frames, *sizes.latent), dtype=torch.float16, device=device)
+    # The processes take neighbouring stretches of the seeds.
+    wanted = len(range(rank(), clips, world()))
+    first = seed * 1_000_000_007 + rank() * -(-clips // world())
+    latents = torch.empty((wanted, sizes.latent_frames, *sizes.latent), dtype=torch.float16, device=device)
     begun = time.monotonic()
     done = 0
-    while done < clips:
-        count = min(batch, clips - done)
-        scenes = sample_scenes(training_seeds(seed * 1_000_000_007 + done, count, device))
+    while done < wanted:
+        count = min(batch, wanted - done)
+        scenes = sample_scenes(training_seeds(first + done, count, device))
         video = render(scenes, sizes.video_frames, sizes.frame).mul(2).sub(1).transpose(1, 2)
-        mean, _ = encode_moments(network, video.to(weight.dtype))
+        mean, _ = whole.encode(video.to(weight.dtype))
         latents[done : done + count] = vae.normalise(mean.float())
         done += count
-        if done % (16 * batch) == 0 or done == clips:
+        if done % (16 * batch) == 0 or done == wanted:
             if cuda:
                 torch.cuda.synchronize()
             say(f"{done} clips encoded in {time.monotonic() - begun:.1f} s")
@@ -101,8 +117,10 @@ def encode_pool(sizes: Sizes, work: Path, clips: int, seed: int, minutes: float 
         raise FloatingPointError("some latents are not finite")
     spread = kept[:1024].float()
     say(f"pool: {list(kept.shape)}, mean {float(spread.mean()):.3f}, std {float(spread.std()):.3f}")
-    scenes = sample_scenes(training_seeds(seed * 1_000_000_007, done))
+    scenes = sample_scenes(training_seeds(first, done))
     sentences = [tokenise(scenes.prompts(t), sizes.transformer.text_len) for t in range(len(TEMPLATES))]
     ids = torch.stack(sentences, dim=1).to(torch.int16)
-    save_file({"latents": kept.cpu().contiguous(), "ids": ids.contiguous()}, work / "pool.safetensors")
-    record(work / "latents.record.json", {"clips": done, "seconds": round(time.monotonic() - begun, 1)})
+    save_file({"latents": kept.cpu().contiguous(), "ids": ids.contiguous()}, _shard(work, rank()))
+    if rank() == 0:
+        seconds = round(time.monotonic() - begun, 1)
+        record(work / "latents.record.json", {"clips": min(clips, done * world()), "seconds": seconds})

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tetherflow_backbones.mini.config import Sizes
 from tetherflow_backbones.mini.train.attention import TeacherForcing, Turn
 from tetherflow_backbones.mini.train.denoiser import STEPS, Denoiser, noised, shifted
+from tetherflow_backbones.mini.train.devices import own_device, rank, world
 from tetherflow_backbones.mini.train.pool import Pool
 from tetherflow_backbones.mini.train.run import Averaged, Budget, fit, record, say
 
@@ -20,10 +21,12 @@ class TeacherStage(Averaged):
     Args:
         network: The denoiser.
         sizes: Shapes of the miniature.
+        work: Folder for the result.
         pool: Clips to learn from.
-        clips: Clips a step.
+        clips: Clips a step, on each device.
         rate: Peak learning rate.
         seed: Of clips, times and noise.
+        muon: Whether hidden matrices take Muon's steps.
         compile_: Whether to compile the network's blocks.
         context_noise: Largest noise level of the clean half, drawn for each clip.
     """
@@ -32,21 +35,28 @@ class TeacherStage(Averaged):
         self,
         network: Denoiser,
         sizes: Sizes,
+        work: Path,
         pool: Pool,
         clips: int,
         rate: float,
         seed: int,
+        muon: bool,
         compile_: bool,
         context_noise: float,
     ) -> None:
-        super().__init__(network, rate, decay=0.999, seed=seed)
+        super().__init__(network, rate, decay=0.999, seed=seed, muon=muon)
         self.sizes = sizes
+        self.work = work
         self.pool = pool
         self.clips = clips
         self.context_noise = context_noise
         self.attention = teacher_forcing(sizes, pool.latents.device)
         if compile_:
             network.compile_blocks()
+
+    def hand_on(self) -> None:
+        """Write `teacher.safetensors`."""
+        save_denoiser(self.average, self.work, "teacher")
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Error of the noisy half's flow."""
@@ -75,6 +85,13 @@ class TeacherStage(Averaged):
         return torch.where(choose, own, shifted(times, 3.0)).repeat_interleave(chunk, dim=1)
 
 
+def save_denoiser(average: nn.Module, work: Path, name: str) -> None:
+    """Write a stage's averaged denoiser as `NAME.safetensors`."""
+    if not isinstance(average, Denoiser):
+        raise TypeError(f"the average is a {type(average).__name__}")
+    average.save(work, name)
+
+
 def teacher_forcing(sizes: Sizes, device: torch.device) -> TeacherForcing:
     """Teacher-forced attention on whole clips."""
     turn = Turn(sizes.transformer, sizes.latent[1:], sizes.latent_frames, device)
@@ -95,27 +112,32 @@ def train_teacher(
     clips: int,
     rate: float,
     resume: bool,
+    muon: bool,
     compile_: bool,
     context_noise: float,
 ) -> None:
     """Run the stage; leaves `teacher.safetensors` and a record in `work`."""
     torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     network = Denoiser(sizes.transformer)
     network.initialise()
     count = sum(p.numel() for p in network.parameters())
     pool = Pool.load(work, device)
     say(f"teacher: {count / 1e6:.2f} M parameters, {len(pool.latents)} clips")
-    stage = TeacherStage(network.to(device), sizes, pool, clips, rate, seed, compile_, context_noise)
+    stage = TeacherStage(
+        network.to(device), sizes, work, pool, clips, rate, seed, muon, compile_, context_noise
+    )
     pace = fit(stage, budget, work / "teacher.ckpt", resume)
-    if not isinstance(stage.average, Denoiser):
-        raise TypeError(f"the average is a {type(stage.average).__name__}")
-    stage.average.save(work, "teacher")
+    if rank() != 0:
+        return
+    stage.hand_on()
     facts = {
         "steps": stage.trainer.global_step,
         "seconds": round(pace.seconds, 1),
         "seed": seed,
-        "clips_a_step": clips,
+        "clips_a_step": clips * world(),
+        "rate": rate,
+        "muon": muon,
         "clips": len(pool.latents),
         "parameters": count,
         "loss": pace.loss,
