@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from tetherflow.cache.engine import CacheShape, Rotary
+from tetherflow.cache.interfaces import CacheShape, Rotary
 from tetherflow.errors import TetherflowError
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tetherflow import Layout
 from tetherflow.cache import CacheEngine, CacheShape, Positions
-from tetherflow.cache.engine import Policy
+from tetherflow.cache.interfaces import Policy
 from tetherflow_backbones.causal_wan import WanRotary
 
 Pass = list[tuple[Tensor, Tensor, Tensor]]

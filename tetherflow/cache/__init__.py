@@ -1,6 +1,7 @@
 """The key-value cache: regions, slots, store, phases and the engine that drives a policy through them."""
 
-from tetherflow.cache.engine import CacheEngine, CacheShape, Phase, Policy, Positions, Rotary
+from tetherflow.cache.engine import CacheEngine, Phase
+from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.stage_data import Candidates, Destination, Draft, Eviction, Slots
 from tetherflow.cache.statistics import Statistics

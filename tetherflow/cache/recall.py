@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from tetherflow.cache.checks import Checks
+from tetherflow.cache.interfaces import Policy
 from tetherflow.cache.stage_data import Candidates, Draft
 from tetherflow.cache.statistics import Statistics
 from tetherflow.cache.store import LayerStore, pair_off
-
-if TYPE_CHECKING:
-    from tetherflow.cache.engine import Policy
 
 
 def recall(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tetherflow.backbone import Backbone, SamplerSettings, VideoDecoder
-from tetherflow.cache.engine import CacheEngine, Policy, Positions
+from tetherflow.cache.engine import CacheEngine
+from tetherflow.cache.interfaces import Policy, Positions
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.sampler import Sampler
