@@ -99,8 +99,9 @@ class Mini(Backbone):
 
     def reference_clips(self, count: int, frames: int) -> Iterator[Tensor]:
         """Held-out rendered clips, each uint8 `[frames, 3, H, W]`; those of the first `sample_prompts`."""
+        device = self._words.places.device
         for index in range(count):
-            scene = sample_scenes(held_out_seeds(index, 1))
+            scene = sample_scenes(held_out_seeds(index, 1, device))
             yield render_bytes(scene, frames, self._frame)[0]
 
     def sample_prompts(self, count: int) -> list[str]:
