@@ -30,6 +30,10 @@ class WeightsError(TetherflowError):
     """Weights are missing, truncated, or of another architecture."""
 
 
+class KernelError(TetherflowError):
+    """A kernel that was asked for is not installed, or does not run on this device."""
+
+
 class OutputError(TetherflowError):
     """A folder or file cannot be written."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tetherflow.errors import KernelError
 from tetherflow.recipe import load_recipe
 from tetherflow.rollout.open_session import Backbones, first_device, open_session, threads_for
 
@@ -21,6 +22,15 @@ def test_recipes_of_one_backbone_share_its_weights() -> None:
     assert open_session(tethercache, CPU, shared).backbone is shared
     for change in ("backbone.weights_seed=1", "runtime.precision=bfloat16", "runtime.numerics=parity"):
         assert backbones.of(load_recipe("fifo", [*TOY, change]), CPU) is not shared
+
+
+def test_attention_is_the_recipes() -> None:
+    for name, chosen in (("auto", "plain"), ("math", "math"), ("flash", "flash")):
+        recipe = load_recipe("fifo", [*TOY, f"runtime.attention={name}"])
+        session = open_session(recipe, CPU)
+        assert session.attention.name == session.new_cache(1).attention.name == chosen
+    with pytest.raises(KernelError, match="'flash-attn-4' is not installed"):
+        open_session(load_recipe("fifo", [*TOY, "runtime.attention=flash-attn-4"]), CPU)
 
 
 def test_first_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,137 @@
-"""Attention over a cache's view."""
+"""Dense attention over a cache's view, by the fastest kernel that is there."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final, Literal
+
+import attrs
+import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tetherflow.errors import KernelError
+
+AttentionName = Literal["auto", "flash-attn-4", "cudnn", "flash", "plain", "math"]
+"""By name: flash-attn-4, torch's cuDNN and flash ones, its own choice (plain), its reference (math)."""
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_FASTEST_FIRST: Final[tuple[AttentionName, ...]] = ("flash-attn-4", "cudnn", "flash", "plain")
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@attrs.frozen
+class Attention:
     """Dense softmax attention without a mask.
 
-    Args:
-        query: `[B, Lq, H, D]`.
-        key: `[B, Lk, H, D]`.
-        value: `[B, Lk, H, D]`.
-
-    Returns:
-        `[B, Lq, H, D]`.
+    Attributes:
+        name: the kernel's name.
+        kernel: computes it.
     """
+
+    name: AttentionName
+    kernel: Kernel = attrs.field(repr=False)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            query: `[B, Lq, H, D]`.
+            key: `[B, Lk, H, D]`.
+            value: `[B, Lk, H, D]`.
+
+        Returns:
+            `[B, Lq, H, D]`.
+        """
+        return self.kernel(query, key, value)
+
+
+def attention_for(
+    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int = 128
+) -> Attention:
+    """An attention kernel that works on a device, found out by running it once.
+
+    Args:
+        name: which; `auto` takes the fastest that works.
+        device: where it is to run.
+        dtype: type of queries, keys and values.
+        head_dim: width of a head.
+
+    Raises:
+        KernelError: The one that was asked for is not installed, or does not run there.
+    """
+    if name == "auto":
+        # On the CPU there is nothing to choose: torch picks its own flash kernel.
+        names = _FASTEST_FIRST if device.type == "cuda" else _FASTEST_FIRST[-1:]
+        return next(found for each in names if (found := _working(each, device, dtype, head_dim)) is not None)
+    return _proven(name, device, dtype, head_dim)
+
+
+def _working(
+    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> Attention | None:
+    try:
+        return _proven(name, device, dtype, head_dim)
+    except KernelError:
+        return None
+
+
+def _proven(name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attention:
+    what = f"attention '{name}' does not run on {device} with {str(dtype).removeprefix('torch.')}"
+    remedy = "runtime.attention: auto takes the fastest that does"
+    tokens = torch.zeros(1, 128, 1, head_dim, device=device, dtype=dtype)
+    try:
+        attention = Attention(name, _kernel(name))
+        # Torch explains in warnings why a kernel does not suit; one of its errors is enough.
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            attention(tokens, tokens, tokens)
+    except ImportError as error:
+        raise KernelError(f"attention '{name}' is not installed ({error}); {remedy}") from error
+    except Exception as error:  # a kernel that does not suit may say so in any way
+        reason = str(error).strip().split("\n")[0]
+        raise KernelError(f"{what} ({type(error).__name__}: {reason}); {remedy}") from error
+    return attention
+
+
+def _kernel(name: AttentionName) -> Kernel:
+    if name == "flash-attn-4":
+        return _flash_attn_4()
+    if name == "plain":
+        return _scaled_dot_product
+    backend = {
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "math": SDPBackend.MATH,
+    }[name]
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return _scaled_dot_product(query, key, value)
+
+    return kernel
+
+
+def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     out = functional.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     )
     return out.transpose(1, 2)
+
+
+def _flash_attn_4() -> Kernel:
+    # The package of the same name that serves older GPUs has no `cute`, and is no substitute.
+    flash_attn_func = import_module("flash_attn.cute").flash_attn_func
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out: Tensor = flash_attn_func(query, key, value)[0]  # the log-sum-exp comes second
+        return out
+
+    return kernel
+
+
+PLAIN: Final = Attention("plain", _scaled_dot_product)
+"""Torch's own choice of kernel, which runs anywhere."""

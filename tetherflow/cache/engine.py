@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tetherflow.cache.attention import attention
+from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary
 from tetherflow.cache.layout import Layout
@@ -46,6 +46,7 @@ class CacheEngine:
         dtype: type of keys and values.
         device: where they live.
         strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
+        attention: computes attention over the view.
 
     Raises:
         LayoutError: The regions do not suit the policy, or recall is asked of absolute positions.
@@ -63,6 +64,7 @@ class CacheEngine:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         strict: bool = True,
+        attention: Attention = PLAIN,
     ) -> None:
         policy.check_layout(layout)
         if policy.recalls and positions == "absolute":
@@ -77,6 +79,7 @@ class CacheEngine:
         self.rotary = rotary
         self.batch = batch
         self.positions = positions
+        self.attention = attention
         self.device = torch.device(device)
         self.checks = Checks(strict=strict)
         sizes = StoreShape(
@@ -200,7 +203,7 @@ class CacheEngine:
                 store.write_pooled(start, stop, store.keys[:, start:stop], store.values[:, start:stop])
             if self._pending:
                 self._recall(layer, query)
-        return attention(
+        return self.attention(
             self.rotary.turn(query, self._chunk_phases).flatten(1, 2),
             store.read_keys[:, :stop].flatten(1, 2),
             store.values[:, :stop].flatten(1, 2),

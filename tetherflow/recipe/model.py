@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from tetherflow.cache.attention import AttentionName
+
 NOT_BLANK = r"\S"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
 PATH_FORMATS = frozenset({"path", "file-path", "directory-path"})
@@ -191,6 +193,11 @@ class Runtime(Section):
     )
     numerics: Literal["fast", "parity"] = Field(
         default="fast", description="parity follows the published code's order of operations."
+    )
+    attention: AttentionName = Field(
+        default="auto",
+        description="Attention kernel. On a GPU auto takes the first that works of flash-attn-4, cudnn, "
+        "flash and plain (torch's own choice); on the CPU it is plain. math is the reference.",
     )
     checks: Literal["auto", "strict", "deferred"] = Field(
         default="auto",

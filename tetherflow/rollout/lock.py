@@ -7,26 +7,23 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import attrs
-import torch
 
 import tetherflow
-from tetherflow.backbone import Backbone
 from tetherflow.plugins import BACKBONES, POLICIES, provider
 from tetherflow.recipe import Recipe
 from tetherflow.rollout.batches import items_of, threads_of
 from tetherflow.rollout.devices import device_name
+from tetherflow.rollout.session import Session
 
 _PACKAGES: Final = ("torch", "lightning", "diffusers", "pluggy", "pydantic", "numpy", "av", "safetensors")
 
 
-def lock_of(recipe: Recipe, backbone: Backbone, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def lock_of(recipe: Recipe, session: Session) -> dict[str, Any]:
     """Versions, weights, seeds and device of a run.
 
     Args:
         recipe: what is run.
-        backbone: its backbone, loaded.
-        device: where it runs.
-        dtype: type of the transformer and the cache.
+        session: its session, opened.
     """
     stages = recipe.stages
     selectors = [stages.select] if stages.select else []
@@ -38,10 +35,11 @@ def lock_of(recipe: Recipe, backbone: Backbone, device: torch.device, dtype: tor
         "platform": platform.platform(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "plugins": {name: _provider(group, name) for group, name in uses},
-        "weights_sha256": backbone.weights_digest(),
-        "device": device_name(device),
+        "weights_sha256": session.backbone.weights_digest(),
+        "device": device_name(session.device),
         "devices": recipe.runtime.devices,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "attention": session.attention.name,
         "numerics": recipe.runtime.numerics,
         "threads": threads_of(recipe),
         "seeds": [attrs.asdict(item) for item in items_of(recipe)],

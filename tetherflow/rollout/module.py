@@ -131,7 +131,7 @@ class RolloutModule(LightningModule):
         recipe, device = self.recipe, self.trainer.strategy.root_device
         self._session = session = open_session(recipe, device)
         if self.trainer.is_global_zero:
-            self.folder.write_lock(lock_of(recipe, session.backbone, device, session.dtype))
+            self.folder.write_lock(lock_of(recipe, session))
         if recipe.rollout.first_frames is not None:
             path = Path(recipe.rollout.first_frames)
             self._first = first_latents(path, session.backbone, self.latent_frames, device)

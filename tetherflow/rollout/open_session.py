@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from tetherflow.backbone import Backbone
+from tetherflow.cache.attention import attention_for
 from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of
 from tetherflow.rollout.batches import threads_of
 from tetherflow.rollout.devices import accelerator_of, dtype_of
@@ -27,10 +28,12 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
 
     Raises:
         WeightsError: The backbone's weights cannot be used.
+        KernelError: An attention kernel that the recipe asks for does not run there.
     """
     dtype = dtype_of(recipe, device)
+    backbone = backbone or backbone_of(recipe, device, dtype)
     return Session(
-        backbone or backbone_of(recipe, device, dtype),
+        backbone,
         layout_of(recipe),
         pipeline_of(recipe),
         positions=recipe.cache.positions,
@@ -38,6 +41,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         chunk_frames=recipe.rollout.chunk_frames,
         device=device,
         dtype=dtype,
+        attention=attention_for(recipe.runtime.attention, device, dtype, backbone.cache_shape.head_dim),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tetherflow.backbone import Backbone, SamplerSettings, VideoDecoder
+from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.engine import CacheEngine
 from tetherflow.cache.interfaces import Policy, Positions
 from tetherflow.cache.layout import Layout
@@ -45,7 +46,9 @@ class Session:
         positions: key positions.
         strict: whether plugins' results are checked at once; by default on the CPU only.
         chunk_frames: latent frames a chunk; the backbone's own by default.
+        device: where it runs.
         dtype: type of the transformer's weights and of the cache.
+        attention: computes self-attention over the cache.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Session:
         chunk_frames: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        attention: Attention = PLAIN,
     ) -> None:
         self.backbone = backbone
         self.layout = layout
@@ -67,6 +71,7 @@ class Session:
         self.device = torch.device(device)
         self.strict = self.device.type == "cpu" if strict is None else strict
         self.dtype = dtype
+        self.attention = attention
         self.settings: SamplerSettings = backbone.sampler
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
         layout.check_chunk(self.chunk_frames)
@@ -92,6 +97,7 @@ class Session:
             dtype=self.dtype,
             device=self.device,
             strict=self.strict,
+            attention=self.attention,
         )
 
     @torch.inference_mode()
