@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 import torch
-from torch import Tensor
 
 from tetherflow.errors import TetherflowError
+from tetherflow.rollout.background import Background
 from tetherflow.rollout.batches import Item
+from tetherflow.rollout.decoding import Decoded
 from tetherflow.rollout.devices import peak_memory
 from tetherflow.rollout.run_folder import RunFolder, Status, VideoRecord
 from tetherflow.rollout.session import Chunk
@@ -17,6 +18,8 @@ from tetherflow.rollout.writers import VideoWriter
 
 class BatchOutput:
     """Writes the videos of a batch side by side, and notes how they came out.
+
+    Frames are encoded in a thread of their own while the next chunk is made.
 
     Args:
         folder: the run's folder.
@@ -32,35 +35,38 @@ class BatchOutput:
         self.latent_frames = 0
         self._device = device
         self._writers = [VideoWriter(folder.video(item), fps=fps) for item in items]
+        self._background = Background(self._write)
         self._started = self._last = time.monotonic()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def append(self, chunk: Chunk) -> int:
-        """Write a chunk's frames.
+        """Hand a chunk's frames to the writers; waits only while they are two chunks behind.
 
         Returns:
             How many video frames it had, over all videos.
 
         Raises:
-            OutputError: A video cannot be written.
+            OutputError: A video could not be written.
         """
-        frames: Tensor = torch.empty(0) if chunk.frames is None else chunk.frames
-        for writer, video in zip(self._writers, frames.cpu(), strict=True):
-            writer.append(video)
+        if chunk.decoded is None:
+            raise TypeError("a chunk without frames cannot be written; let the session decode")
+        self._background.put(chunk.decoded)
         self.latent_frames += chunk.latents.shape[1]
         now = time.monotonic()
         self.chunk_seconds.append(now - self._last)
         self._last = now
-        return frames.shape[0] * frames.shape[1]
+        return chunk.decoded.shape[0] * chunk.decoded.shape[1]
 
     def close(self, status: Status) -> list[VideoRecord]:
-        """Finish the videos, all of them even if one cannot be, and note how they came out.
+        """Write what is waiting, finish all videos even if one cannot be, and note how they came out.
 
         Raises:
-            OutputError: A video cannot be finished.
+            OutputError: A video could not be written, or cannot be finished.
         """
-        error: TetherflowError | None = None
+        error: BaseException | None = self._background.finish()
+        if error is not None:
+            status = "failed"
         records = []
         for item, writer in zip(self.items, self._writers, strict=True):
             try:
@@ -85,3 +91,7 @@ class BatchOutput:
         if error is not None:
             raise error
         return records
+
+    def _write(self, decoded: Decoded) -> None:
+        for writer, video in zip(self._writers, decoded.on_host(), strict=True):
+            writer.append(video)

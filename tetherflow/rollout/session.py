@@ -9,12 +9,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.backbone import Backbone, SamplerSettings, VideoDecoder
+from tetherflow.backbone import Backbone, SamplerSettings
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.engine import CacheEngine
 from tetherflow.cache.interfaces import Policy, Positions
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
+from tetherflow.rollout.decoding import ChunkDecoder, Decoded
 from tetherflow.rollout.sampler import Sampler
 from tetherflow.rollout.schedule import Schedule
 
@@ -26,12 +27,17 @@ class Chunk:
     Attributes:
         index: its place in the rollout, from 0.
         latents: clean latents, float32 `[B, F, C, H, W]`.
-        frames: video frames, uint8 RGB `[B, n, 3, height, width]`; None if the session does not decode.
+        decoded: its video frames, which a GPU may still be computing; None if the session does not decode.
     """
 
     index: int
     latents: Tensor
-    frames: Tensor | None
+    decoded: Decoded | None
+
+    @property
+    def frames(self) -> Tensor | None:
+        """Video frames, uint8 RGB `[B, n, 3, height, width]`, on the device; None if there are none."""
+        return None if self.decoded is None else self.decoded.on_device()
 
 
 class Session:
@@ -131,7 +137,7 @@ class Session:
                 raise ValueError(f"first_latents is {list(first_latents.shape)}; expected {list(expected)}")
         text = self.backbone.transformer.prepare_text(self.backbone.encode_prompts(prompts))
         self.cache = self.new_cache(len(prompts))
-        decoder = self.backbone.decoder() if decode else None
+        decoder = ChunkDecoder(self.backbone.decoder(), self.device) if decode else None
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         index = done = 0
         given = 0 if first_latents is None else min(first_latents.shape[1], latent_frames)
@@ -143,15 +149,12 @@ class Session:
             else:
                 frames = min(self.chunk_frames, latent_frames - done)
                 latents = self.sampler.denoise(self.cache, text, self._noise(generators, frames))
-            yield self._chunk(index, latents, decoder)
+            yield Chunk(index, latents, None if decoder is None else decoder(latents))
             index, done = index + 1, done + frames
         self.cache.checks.drain()
 
     def _noise(self, generators: Sequence[torch.Generator], frames: int) -> NoiseSource:
         return NoiseSource(generators, (frames, *self.backbone.latent_shape), self.device)
-
-    def _chunk(self, index: int, latents: Tensor, decoder: VideoDecoder | None) -> Chunk:
-        return Chunk(index, latents, None if decoder is None else decoder(latents))
 
 
 @attrs.frozen(eq=False)

@@ -18,6 +18,7 @@ from typing import Final
 
 import attrs
 import av
+import numpy as np
 import torch
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
@@ -96,8 +97,11 @@ class VideoWriter:
                     f"{self.path.name}: the video is {self._open.height}×{self._open.width} (H×W), "
                     f"but frames of {height}×{width} came"
                 )
-            for frame in _even(frames.cpu()).permute(0, 2, 3, 1).contiguous().numpy():
-                self._open.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))
+            # numpy's copy, not torch's: a writer in a thread of its own must not wake a second set of OpenMP
+            # threads, which would spin beside the first.
+            for frame in _even(frames.cpu()).permute(0, 2, 3, 1).numpy():
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                self._open.encode(picture)
                 self.frames_written += 1
         except (OSError, av.FFmpegError) as error:
             raise self._unwritable(error) from error
