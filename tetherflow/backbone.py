@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from tetherflow.cache.interfaces import CacheShape, Rotary
-from tetherflow.errors import TetherflowError
+from tetherflow.errors import KernelError, TetherflowError
+from tetherflow.tuning import Tunable, Tuning
 
 
 @attrs.frozen
@@ -128,6 +129,19 @@ class Backbone(ABC):
     @abstractmethod
     def weights_digest(self) -> str:
         """SHA-256 over the weight files, hexadecimal; it identifies the model in a run's lock."""
+
+    def tune(self, tuning: Tuning) -> None:
+        """Compute as a recipe's runtime asks: by default, hand that to the transformer and rotary embedding.
+
+        Raises:
+            KernelError: Neither takes it, or the device cannot.
+        """
+        if tuning.products != "precision" and not isinstance(self.transformer, Tunable):
+            name = type(self).__name__
+            raise KernelError(f"{name} has no {tuning.products} products; use runtime.matmul: precision")
+        for part in (self.transformer, self.rotary):
+            if isinstance(part, Tunable):
+                part.tune(tuning)
 
     def reference_clips(self, count: int, frames: int) -> Iterator[Tensor]:
         """Held-out real clips to judge quality against, each uint8 `[frames, 3, height, width]`.

@@ -94,6 +94,8 @@ def message_of(tmp_path: Path, old: str, new: str, *overrides: str) -> str:
         # The rest.
         ("rollout: {", "runtime: {device: gpu}\nrollout: {", ["runtime.device: 'gpu' is none of auto, cpu, cuda, cuda:N"]),
         ("rollout: {", "runtime: {numerics: fats}\nrollout: {", ["'fats' is none of fast, parity; did you mean 'fast'?"]),
+        ("rollout: {", "runtime: {numerics: parity, matmul: fp8}\nrollout: {", ["runtime.matmul: 'fp8' rounds otherwise"]),
+        ("rollout: {", "runtime: {numerics: parity, compile: always}\nrollout: {", ["runtime.compile: 'always' rounds otherwise"]),
         ("rollout: {", "runtime: {devices: 2, device: 'cuda:1'}\nrollout: {", ["names one device, but devices is 2"]),
         ("rollout: {", "output: here\nrollout: {", ["output: 'here' is not a mapping"]),
         ("rollout: {", "rolout: {", ["mine.yaml:12: rolout: unknown key; did you mean 'rollout'"]),

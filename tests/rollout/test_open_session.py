@@ -7,7 +7,15 @@ import torch
 
 from tetherflow.errors import KernelError
 from tetherflow.recipe import load_recipe
-from tetherflow.rollout.open_session import Backbones, first_device, open_session, threads_for
+from tetherflow.rollout.open_session import (
+    Backbones,
+    first_device,
+    open_session,
+    threads_for,
+    tuning_of,
+    worth_compiling,
+)
+from tetherflow.tuning import Tuning
 
 pytestmark = pytest.mark.usefixtures("toy")
 TOY = ["backbone.use=toy"]
@@ -31,6 +39,52 @@ def test_attention_is_the_recipes() -> None:
         assert session.attention.name == session.new_cache(1).attention.name == chosen
     with pytest.raises(KernelError, match="'flash-attn-4' is not installed"):
         open_session(load_recipe("fifo", [*TOY, "runtime.attention=flash-attn-4"]), CPU)
+
+
+def test_runtime_tunes_the_backbone() -> None:
+    """auto compiles for a large model on a GPU alone."""
+    session = open_session(load_recipe("fifo", TOY), CPU)
+    cuda = torch.device("cuda", 0)
+
+    def compiles(device: torch.device, *changes: str) -> bool:
+        return worth_compiling(load_recipe("fifo", [*TOY, *changes]), device, session.backbone)
+
+    assert compiles(CPU, "runtime.compile=always")
+    assert not compiles(CPU)
+    assert not compiles(cuda)  # the toy is small
+    tuning = tuning_of(load_recipe("fifo", [*TOY, "rollout.chunk_frames=2"]), CPU, session.backbone)
+    assert (tuning.chunk_frames, tuning.products) == (2, "precision")
+
+
+def test_a_tuned_rollout_is_the_same_but_for_rounding() -> None:
+    plain, tuned = (
+        open_session(load_recipe("tethercache", [*TOY, f"runtime.compile={choice}"]), CPU)
+        for choice in ("never", "always")
+    )
+    tuned.backbone.transformer.tune(Tuning(compile=True), "aot_eager")
+    tuned.backbone.rotary.tune(Tuning(compile=True), "aot_eager")
+    videos = [
+        torch.cat(
+            [chunk.latents for chunk in session.stream(["a"], latent_frames=29, seeds=[0], decode=False)], 1
+        )
+        for session in (plain, tuned)
+    ]
+    torch.testing.assert_close(*videos, atol=1e-4, rtol=1e-4)
+
+
+def test_backbone_without_the_products_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else it is asked for, a backbone that cannot be tuned computes as it does."""
+    backbone = open_session(load_recipe("fifo", TOY), CPU).backbone
+    monkeypatch.setattr(type(backbone), "transformer", property(lambda self: object()))
+    backbone.tune(Tuning(compile=True))
+    with pytest.raises(KernelError, match=r"Toy has no fp8 products; use runtime.matmul: precision"):
+        backbone.tune(Tuning(products="fp8"))
+
+
+def test_fp8_rollout_goes_through() -> None:
+    session = open_session(load_recipe("tethercache", [*TOY, "runtime.matmul=fp8"]), CPU)
+    chunks = list(session.stream(["a"], latent_frames=27, seeds=[0], decode=False))
+    assert bool(chunks[-1].latents.isfinite().all())
 
 
 def test_first_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from tetherflow.cache.attention import AttentionName
+from tetherflow.tuning import MatrixProducts
 
 NOT_BLANK = r"\S"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
@@ -199,6 +200,16 @@ class Runtime(Section):
         description="Attention kernel. On a GPU auto takes the first that works of flash-attn-4, cudnn, "
         "flash and plain (torch's own choice); on the CPU it is plain. math is the reference.",
     )
+    compile: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Whether to compile what lies between attentions; auto does for large models on a GPU, "
+        "for which it is worth the minute that it takes.",
+    )
+    matmul: MatrixProducts = Field(
+        default="precision",
+        description="Type of the transformer's matrix products: that of precision, or fp8, which is faster "
+        "on a recent GPU and rounds more.",
+    )
     checks: Literal["auto", "strict", "deferred"] = Field(
         default="auto",
         description="When plugins' results are checked: at once, or a chunk later without a stall.",
@@ -213,6 +224,17 @@ class Runtime(Section):
     def _one_device_is_one(self) -> Runtime:
         if ":" in self.device and self.devices > 1:
             raise ValueError(f"device '{self.device}' names one device, but devices is {self.devices}")
+        return self
+
+    @model_validator(mode="after")
+    def _parity_is_exact(self) -> Runtime:
+        for key, value, exact in (("compile", self.compile, "never"), ("matmul", self.matmul, "precision")):
+            if self.numerics == "parity" and value not in ("auto", exact):
+                raise Misfit(
+                    (key,),
+                    f"'{value}' rounds otherwise than the published code, which numerics: parity follows; "
+                    f"use {key}: {exact}, or numerics: fast",
+                )
         return self
 
 

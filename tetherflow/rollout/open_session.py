@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import torch
 
 from tetherflow.backbone import Backbone
-from tetherflow.cache.attention import attention_for
+from tetherflow.cache.attention import Attention, attention_for
 from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of
 from tetherflow.rollout.batches import threads_of
 from tetherflow.rollout.devices import accelerator_of, dtype_of
 from tetherflow.rollout.session import Session
+from tetherflow.tuning import Tuning
 
+LARGE: Final = 1024
+"""Width of a transformer from which on compiling is worth its time."""
 _STRICT: Final = {"auto": None, "strict": True, "deferred": False}
 
 
@@ -31,7 +34,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         KernelError: An attention kernel that the recipe asks for does not run there.
     """
     dtype = dtype_of(recipe, device)
-    backbone = backbone or backbone_of(recipe, device, dtype)
+    backbone = backbone or load_tuned(recipe, device)
     return Session(
         backbone,
         layout_of(recipe),
@@ -41,7 +44,43 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         chunk_frames=recipe.rollout.chunk_frames,
         device=device,
         dtype=dtype,
-        attention=attention_for(recipe.runtime.attention, device, dtype, backbone.cache_shape.head_dim),
+        attention=_attention_of(recipe, device, backbone),
+    )
+
+
+def load_tuned(recipe: Recipe, device: torch.device) -> Backbone:
+    """A recipe's backbone, loaded and set to compute as `runtime` asks.
+
+    Raises:
+        WeightsError: Its weights cannot be used.
+        KernelError: The device does not compute what the recipe asks for.
+    """
+    backbone = backbone_of(recipe, device, dtype_of(recipe, device))
+    backbone.tune(tuning_of(recipe, device, backbone))
+    return backbone
+
+
+def tuning_of(recipe: Recipe, device: torch.device, backbone: Backbone) -> Tuning:
+    """What a recipe's `runtime` asks of its backbone."""
+    return Tuning(
+        attention=_attention_of(recipe, device, backbone),
+        compile=worth_compiling(recipe, device, backbone),
+        products=recipe.runtime.matmul,
+        chunk_frames=recipe.rollout.chunk_frames or backbone.sampler.chunk_frames,
+    )
+
+
+def worth_compiling(recipe: Recipe, device: torch.device, backbone: Backbone) -> bool:
+    """Whether to compile: as the recipe says, or if the model is large and runs on a GPU."""
+    runtime, shape = recipe.runtime, backbone.cache_shape
+    if runtime.compile != "auto":
+        return runtime.compile == "always"
+    return runtime.numerics == "fast" and device.type == "cuda" and shape.heads * shape.head_dim >= LARGE
+
+
+def _attention_of(recipe: Recipe, device: torch.device, backbone: Backbone) -> Attention:
+    return attention_for(
+        recipe.runtime.attention, device, dtype_of(recipe, device), backbone.cache_shape.head_dim
     )
 
 
@@ -70,16 +109,19 @@ class Backbones:
     """Loads each backbone once, for recipes that are compared in one process."""
 
     def __init__(self) -> None:
-        self._loaded: dict[tuple[str, torch.device, torch.dtype, str], Backbone] = {}
+        self._loaded: dict[tuple[Hashable, ...], Backbone] = {}
 
     def of(self, recipe: Recipe, device: torch.device) -> Backbone:
-        """A recipe's backbone, loaded unless another recipe has had it on the same device in the same type.
+        """A recipe's backbone, loaded unless another recipe has had it on the same device, computing alike.
 
         Raises:
             WeightsError: Its weights cannot be used.
+            KernelError: The device does not compute what the recipe asks for.
         """
-        dtype = dtype_of(recipe, device)
-        key = (recipe.backbone.model_dump_json(), device, dtype, recipe.runtime.numerics)
+        runtime = recipe.runtime
+        alike = (runtime.numerics, runtime.attention, runtime.compile, runtime.matmul)
+        frames = recipe.rollout.chunk_frames
+        key = (recipe.backbone.model_dump_json(), device, dtype_of(recipe, device), frames, *alike)
         if key not in self._loaded:
-            self._loaded[key] = backbone_of(recipe, device, dtype)
+            self._loaded[key] = load_tuned(recipe, device)
         return self._loaded[key]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from tetherflow.tuning import Tuning
 
 
 class WanRotary:
@@ -30,6 +34,12 @@ class WanRotary:
         self._time = _frequencies(2 * time)
         self._space = _frequencies(2 * space)
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
+        """Rotate in one compiled kernel, which reads and writes each tensor once, or in torch's own."""
+        compiled = tuning.compile and self.precision != torch.float64
+        self._compiled = torch.compile(turn_pairs, backend=backend, fullgraph=True) if compiled else None
 
     def phases(self, positions: Tensor) -> Tensor:
         """Complex phases of frames at temporal positions, to be computed once and used for many tensors.
@@ -64,6 +74,9 @@ class WanRotary:
         Returns:
             The rotated tensor, of x's shape and type.
         """
+        if self._compiled is not None:
+            turned: Tensor = self._compiled(x, torch.view_as_real(phases))
+            return turned
         pairs = torch.view_as_complex(x.to(self.precision).unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * phases).flatten(-2).to(x.dtype)
 
@@ -82,6 +95,14 @@ class WanRotary:
             ).flatten(0, 1)
             self._tables[device] = (self._time.to(device), spatial.to(device))
         return self._tables[device]
+
+
+def turn_pairs(x: Tensor, phases: Tensor) -> Tensor:
+    """Rotate frames `[B, F, T, H, D]` in real numbers, which compile; phases are `[..., F, T, 1, D/2, 2]`."""
+    even, odd = x.to(phases.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = phases.unbind(-1)
+    turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+    return turned.flatten(-2).to(x.dtype)
 
 
 def _frequencies(width: int) -> Tensor:

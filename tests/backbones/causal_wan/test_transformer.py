@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tests.backbones.causal_wan.models import SMALL, Alone, transformer
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
-from tetherflow_backbones.causal_wan.transformer import RMSNorm, modulate, sinusoids
+from tetherflow_backbones.causal_wan.block import RMSNorm, modulate
+from tetherflow_backbones.causal_wan.transformer import sinusoids
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:

@@ -9,8 +9,7 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
-from tetherflow_backbones.causal_wan.transformer import AttentionCache
+from tetherflow_backbones.causal_wan import Architecture, AttentionCache, CausalWanTransformer
 from tetherflow_backbones.mini.text import WordEncoder
 from tetherflow_backbones.mini.train.attention import LayeredCache
 from tetherflow_backbones.mini.weights import PREFIX, load_module, write_tensors

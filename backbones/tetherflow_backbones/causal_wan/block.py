@@ -1,0 +1,214 @@
+"""A block of the causal Wan transformer: norms, attentions, feed-forward network, and how they are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tetherflow.cache.attention import PLAIN, Attention
+from tetherflow.fp8 import Fp8Linear
+from tetherflow_backbones.causal_wan.architecture import Architecture
+from tetherflow_backbones.causal_wan.feed_forward import FeedForward
+
+
+class AttentionCache(Protocol):
+    """What self-attention reads from: the cache engine when generating, a mask when training."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend from a pass's tokens; all tensors are `[B, F*T, heads, head_dim]`, unrotated."""
+        ...
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the full width, computed in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm computed in float32, whatever the input's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        weight = None if self.weight is None else self.weight.float()
+        bias = None if self.bias is None else self.bias.float()
+        normal = functional.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+        return normal.type_as(x)
+
+
+class Projections(nn.Module):
+    """Projections and query/key norms that self- and cross-attention share."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.heads = arch.num_heads
+        self.q = nn.Linear(arch.dim, arch.dim)
+        self.k = nn.Linear(arch.dim, arch.dim)
+        self.v = nn.Linear(arch.dim, arch.dim)
+        self.o = nn.Linear(arch.dim, arch.dim)
+        self.norm_q = RMSNorm(arch.dim, arch.eps)
+        self.norm_k = RMSNorm(arch.dim, arch.eps)
+
+    def split(self, x: Tensor) -> Tensor:
+        """`[B, L, dim]` to `[B, L, heads, head_dim]`."""
+        return x.view(*x.shape[:-1], self.heads, -1)
+
+
+class SelfAttention(Projections):
+    """Self-attention of a pass's tokens on the cache's view."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__(arch)
+        self.qkv: nn.Module | None = None
+
+    def fuse(self) -> None:
+        """Replace the three projections by one product over their joined weights, and free the originals."""
+        if self.qkv is not None:
+            return
+        parts = (self.q, self.k, self.v)
+        fused = nn.Linear(self.q.in_features, 3 * self.q.out_features, device="meta")
+        fused.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]), requires_grad=False)
+        fused.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]), requires_grad=False)
+        self.qkv = fused
+        del self.q, self.k, self.v
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unrotated queries, keys and values of `x` `[B, L, dim]`, each `[B, L, heads, head_dim]`."""
+        if self.qkv is not None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.split(self.norm_q(q)), self.split(self.norm_k(k)), self.split(v)
+
+
+class CrossAttention(Projections):
+    """Cross-attention on the prompt, whose keys and values are computed once a prompt."""
+
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of embedded text `[B, text_len, dim]`, each `[B, text_len, heads, head_dim]`."""
+        return self.split(self.norm_k(self.k(text))), self.split(self.v(text))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries of `x` `[B, L, dim]`, `[B, L, heads, head_dim]`."""
+        return self.split(self.norm_q(self.q(x)))
+
+
+class Block(nn.Module):
+    """One transformer block: self-attention, cross-attention and feed-forward, modulated by time a frame."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(arch.dim, arch.eps, elementwise_affine=False)
+        self.self_attn = SelfAttention(arch)
+        self.norm3 = LayerNorm(arch.dim, arch.eps)
+        self.cross_attn = CrossAttention(arch)
+        self.norm2 = LayerNorm(arch.dim, arch.eps, elementwise_affine=False)
+        self.ffn = FeedForward(arch.dim, arch.ffn_dim)
+        self.modulation = nn.Parameter(torch.randn(1, 6, arch.dim) / arch.dim**0.5)
+        self.attention: Attention = PLAIN
+        self.glue = PLAIN_GLUE
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        layer: int,
+        text: tuple[Tensor, Tensor],
+        cache: AttentionCache,
+    ) -> Tensor:
+        """Transform tokens `x` `[B, F*T, dim]`; `time` is `[B, F, 6, dim]`, one modulation a frame."""
+        glue = self.glue if self.glue.frames in (None, time.shape[1]) else PLAIN_GLUE
+        attended = cache.attend(layer, *glue.before(self, x, time))
+        x, query = glue.between(self, x, attended, time)
+        return glue.after(self, x, self.attention(query, *text), time)
+
+    def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What self-attention takes: queries, keys and values `[B, F*T, heads, head_dim]`, unrotated."""
+        shift, scale, *_ = self._modulation(time)
+        return self.self_attn.project(modulate(self.norm1(x), shift, scale))
+
+    def between(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens after self-attention, and what cross-attention takes of them."""
+        _, _, gate, *_ = self._modulation(time)
+        x = x + gated(self.self_attn.o(attended.flatten(2)), gate)
+        return x, self.cross_attn.project(self.norm3(x))
+
+    def after(self, x: Tensor, attended: Tensor, time: Tensor) -> Tensor:
+        """Tokens after cross-attention and the feed-forward network."""
+        *_, shift, scale, gate = self._modulation(time)
+        x = x + self.cross_attn.o(attended.flatten(2))
+        return x + gated(self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+
+    def quantise(self) -> None:
+        """Keep the weights of the large products in 8 bits; the originals are freed."""
+        for owner, names in (
+            (self.self_attn, ("qkv", "o")),
+            (self.cross_attn, ("q", "o")),
+            (self.ffn, ("0", "2")),
+        ):
+            for name in names:
+                linear = getattr(owner, name)
+                if isinstance(linear, nn.Linear):
+                    setattr(owner, name, Fp8Linear(linear))
+
+    def _modulation(self, time: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of attention, then of the feed-forward network, each `[B, F, 1, dim]`."""
+        return (self.modulation[:, None] + time).chunk(6, dim=2)
+
+
+@attrs.frozen
+class Glue:
+    """What lies between a block's attentions, as functions of the block: plain, or compiled.
+
+    Attributes:
+        before: `Block.before`.
+        between: `Block.between`.
+        after: `Block.after`.
+        frames: latent frames of the chunks that they serve; None for any.
+    """
+
+    before: Callable[[Block, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = Block.before
+    between: Callable[[Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = Block.between
+    after: Callable[[Block, Tensor, Tensor, Tensor], Tensor] = Block.after
+    frames: int | None = None
+
+    @classmethod
+    def compiled(cls, frames: int, backend: str = "inductor") -> Glue:
+        """Each function compiled, once for all blocks; no attention, cache or policy is in any graph.
+
+        Args:
+            frames: latent frames of the chunks to compile for; another number, as at a video's end, is not
+                worth the time that compiling takes.
+            backend: the compiler.
+        """
+        compiled = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
+        return cls(compiled(Block.before), compiled(Block.between), compiled(Block.after), frames)
+
+
+PLAIN_GLUE = Glue()
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Scale and shift tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
+    frames: Tensor = x.unflatten(1, (shift.shape[1], -1))
+    return (frames * (1 + scale) + shift).flatten(1, 2)
+
+
+def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """Scale tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
+    frames: Tensor = x.unflatten(1, (gate.shape[1], -1))
+    return (frames * gate).flatten(1, 2)

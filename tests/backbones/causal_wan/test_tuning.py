@@ -1,0 +1,121 @@
+"""Compiled glue, compiled rotation and 8-bit products: what they change, and that they compile but once."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.backbones.causal_wan.models import SMALL, transformer
+from tests.backbones.causal_wan.test_transformer import flow, noise
+from tetherflow.cache import Attention
+from tetherflow.cache.attention import PLAIN
+from tetherflow.errors import KernelError
+from tetherflow.fp8 import Fp8Linear
+from tetherflow.tuning import Tuning
+from tetherflow_backbones.causal_wan import WanRotary
+
+FOUR = attrs.evolve(SMALL, num_layers=4)
+EIGHTS = attrs.evolve(SMALL, dim=64, ffn_dim=96, num_heads=2)
+
+
+def inputs(frames: int = 3, batch: int = 1) -> tuple[Tensor, Tensor]:
+    return noise((batch, frames, 3, 4, 4)), noise((batch, 4, 12), 1)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@torch.inference_mode()
+def test_compiled_glue_computes_the_same_from_three_graphs(backend: str) -> None:
+    """Three for all blocks and passes; `fullgraph` proves that nothing in them falls back to Python."""
+    counter = CompileCounterWithBackend(backend)
+    model = transformer(FOUR)
+    model.fuse()
+    plain = flow(model, *inputs())
+    model.tune(Tuning(compile=True, chunk_frames=3), backend=counter)
+    for _ in range(2):
+        torch.testing.assert_close(flow(model, *inputs()), plain, atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 3
+
+
+@torch.inference_mode()
+def test_chunk_of_another_length_is_not_compiled_for() -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    model = transformer()
+    plain = flow(model, *inputs(2))
+    model.tune(Tuning(compile=True, chunk_frames=3), backend=counter)
+    assert torch.equal(flow(model, *inputs(2)), plain)
+    assert counter.frame_count == 0
+    model.tune(Tuning())
+    flow(model, *inputs(3))
+    assert counter.frame_count == 0
+
+
+@torch.inference_mode()
+def test_no_attention_is_in_a_graph() -> None:
+    """Neither that on the cache nor that on the prompt, which is computed by the kernel given."""
+    calls: list[tuple[int, int]] = []
+
+    def counted(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        assert not torch.compiler.is_compiling()
+        calls.append((query.shape[1], key.shape[1]))
+        return PLAIN(query, key, value)
+
+    model = transformer(FOUR)
+    model.tune(Tuning(Attention("plain", counted), compile=True), backend="aot_eager")
+    flow(model, *inputs())
+    assert calls == [(12, 4)] * 4
+
+
+@torch.inference_mode()
+def test_compiled_rotation_turns_by_the_same_angles() -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    plain, tuned = (WanRotary(24, (2, 3)) for _ in range(2))
+    tuned.tune(Tuning(compile=True), backend=counter)
+    for frames, start in ((3, 0), (18, 3), (14, 5), (3, 5000)):
+        phases = plain.phases(torch.arange(start, start + frames))
+        for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+            x = noise((1, frames, 6, 2, 24)).to(dtype)
+            found = tuned.turn(x, phases)
+            assert found.dtype == dtype
+            torch.testing.assert_close(found, plain.turn(x, phases), atol=tolerance, rtol=tolerance)
+    assert counter.frame_count <= 4  # of each type one for the first number of frames, one for any
+
+
+def test_parity_is_never_compiled() -> None:
+    rotary = WanRotary(24, (2, 3), torch.float64)
+    rotary.tune(Tuning(compile=True), backend="not a compiler")
+    x = noise((1, 2, 6, 2, 24))
+    assert rotary.rotate(x, torch.arange(2)).shape == x.shape
+
+
+@torch.inference_mode()
+def test_fp8_products_round_a_few_percent() -> None:
+    """Of the flow's deviation; the same products in bf16 round less than one."""
+    model = transformer(EIGHTS).bfloat16()
+    model.fuse()
+    latents, context = (x.bfloat16() for x in inputs(batch=2))
+    exact = flow(transformer(EIGHTS), latents.float(), context.float())
+    before = sum(p.numel() for block in model.blocks for p in block.parameters())
+
+    def error() -> float:
+        return float((flow(model, latents, context).float() - exact).norm() / exact.norm())
+
+    assert error() < 0.02
+    model.tune(Tuning(products="fp8"))
+    assert 0.005 < error() < 0.1
+    small = [module for module in model.modules() if isinstance(module, Fp8Linear)]
+    assert len(small) == 6 * EIGHTS.num_layers
+    after = sum(p.numel() for block in model.blocks for p in block.parameters())
+    weights = sum(module.in_features * module.out_features for module in small)
+    assert before - after == weights + sum(module.out_features for module in small)
+    model.tune(Tuning(products="fp8", compile=True), backend="aot_eager")
+    assert 0.005 < error() < 0.1
+
+
+def test_fp8_is_refused_where_widths_do_not_suit() -> None:
+    fused = transformer().bfloat16()
+    fused.fuse()
+    with pytest.raises(KernelError, match=r"a matrix of 72x24 does not suit fp8.*multiples of 16"):
+        fused.tune(Tuning(products="fp8"))
