@@ -22,6 +22,7 @@ SHIPPED = {
     "sink-window": "evict",
     "recall-window": "evict",
     "mini": "backbone",
+    "synthetic": "backbone",
     "self-forcing": "backbone",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import attrs
@@ -187,6 +187,7 @@ class Glue:
     frames: int | None = None
 
     @classmethod
+    @cache  # so that tuning another transformer, or one again, compiles nothing again
     def compiled(cls, frames: int, backend: str = "inductor") -> Glue:
         """Each function compiled, once for all blocks; no attention, cache or policy is in any graph.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class WanRotary:
     def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
         """Rotate in one compiled kernel, which reads and writes each tensor once, or in torch's own."""
         compiled = tuning.compile and self.precision != torch.float64
-        self._compiled = torch.compile(turn_pairs, backend=backend, fullgraph=True) if compiled else None
+        self._compiled = _compiled_turn(backend) if compiled else None
 
     def phases(self, positions: Tensor) -> Tensor:
         """Complex phases of frames at temporal positions, to be computed once and used for many tensors.
@@ -103,6 +104,11 @@ def turn_pairs(x: Tensor, phases: Tensor) -> Tensor:
     cosine, sine = phases.unbind(-1)
     turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+@cache  # so that tuning again compiles nothing again
+def _compiled_turn(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(turn_pairs, backend=backend, fullgraph=True)
 
 
 def _frequencies(width: int) -> Tensor:

@@ -1,22 +1,24 @@
-"""Times policies against each other, chunk by chunk in one process, so that what slows one slows all."""
+"""Chunk times of recipes, and of other implementations, in turns in one process: what slows one slows all."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 import torch
 
+from tetherflow.bench.against import Implementation, stream_of, workload_of
+from tetherflow.bench.stopwatch import synchronise
 from tetherflow.errors import EvaluationError
 from tetherflow.recipe import Recipe
 from tetherflow.rollout.devices import device_name
 from tetherflow.rollout.open_session import Backbones, first_device, open_session, threads_for
-from tetherflow.rollout.session import Chunk, Session
+from tetherflow.rollout.session import Session
 
-STEADY: Final = 10
+STEADY: Final = 8
 """Chunk from which on every cache of the usual budget is full; earlier ones do not count."""
 SPAN: Final = 10
 """Chunks whose median stands for a chunk's time, so that no single one decides."""
@@ -24,25 +26,27 @@ SPAN: Final = 10
 
 @attrs.frozen
 class Timing:
-    """One recipe's chunk times, in seconds.
+    """Chunk times of one recipe or other implementation, in seconds.
 
     Attributes:
-        name: the recipe's name.
+        name: the recipe's name, or the implementation's.
+        attention: its attention kernel; empty if unknown.
         device: where it ran, in words.
         dtype: type of the transformer and the cache.
-        weights_sha256: of the backbone.
+        weights_sha256: of the backbone; empty if unknown.
         chunk_seconds: median time of a steady chunk: denoising and context passes, no decoding.
         ratio: median over steady chunks of its time relative to the first recipe's for the same chunk.
         ratio_low: lower end of the 95 % interval of that median, by the bootstrap over chunks.
         ratio_high: upper end.
-        early: median time of chunks 10 to 19.
+        early: median time of chunks 8 to 17.
         late: median time of the last ten chunks.
         chunks: chunks generated.
         frames_per_second: video frames a second, of the transformer alone.
-        cache_bytes: size of the cache.
+        cache_bytes: size of the cache; 0 if unknown.
     """
 
     name: str
+    attention: str
     device: str
     dtype: str
     weights_sha256: str
@@ -57,20 +61,40 @@ class Timing:
     cache_bytes: int
 
 
-def compare(recipes: Sequence[Recipe], chunks: int, tick: Callable[[], None] = lambda: None) -> list[Timing]:
-    """Time recipes against the first of them.
+@attrs.frozen(eq=False)
+class _Lane:
+    """What is timed: each step of the stream generates one chunk."""
 
-    All roll out side by side in one process: every chunk is timed for each recipe in turn, each time
-    beginning with another one, so that a disturbance of the machine meets all alike and the ratios hold on a
-    busy one too. A recipe may be given twice; its ratio to itself shows how far to trust the others.
+    name: str
+    stream: Iterator[object]
+    session: Session
+    is_ours: bool
+
+
+def compare(
+    recipes: Sequence[Recipe],
+    chunks: int,
+    tick: Callable[[], None] = lambda: None,
+    *,
+    rivals: Mapping[str, Implementation] | None = None,
+    backbones: Backbones | None = None,
+) -> list[Timing]:
+    """Time recipes, and other implementations, against the first recipe.
+
+    All roll out side by side in one process: every chunk is timed for each in turn, each time beginning with
+    another one, so that a disturbance of the machine meets all alike and the ratios hold on a busy one too. A
+    recipe may be given twice; its ratio to itself shows how far to trust the others.
 
     Args:
         recipes: what to time; the first prompt of each is used, and their `runtime.devices` is not.
-        chunks: chunks to generate with each; at least 30.
-        tick: called after every chunk of all recipes.
+        chunks: chunks to generate with each; at least 28.
+        tick: called after every chunk of all.
+        rivals: other implementations by name; they are asked for the first recipe's workload.
+        backbones: those that are loaded already.
 
     Raises:
-        EvaluationError: There are too few chunks for a steady state, or no recipe.
+        EvaluationError: There are too few chunks for a steady state, no recipe, or an implementation that
+            stops early.
         WeightsError: A backbone's weights cannot be used.
     """
     if not recipes or chunks < STEADY + 2 * SPAN:
@@ -78,57 +102,55 @@ def compare(recipes: Sequence[Recipe], chunks: int, tick: Callable[[], None] = l
             f"{chunks} chunks of {len(recipes)} recipes are too few to time a full cache; "
             f"give at least {STEADY + 2 * SPAN} chunks"
         )
+    backbones = backbones or Backbones()
     with threads_for(recipes[0]):
-        backbones = Backbones()
-        sessions = [_session(recipe, backbones) for recipe in recipes]
-        streams = [_stream(*pair, chunks) for pair in zip(sessions, recipes, strict=True)]
-        times: list[list[float]] = [[] for _ in recipes]
+        lanes = [_lane(recipe, backbones, chunks) for recipe in recipes]
+        first = lanes[0].session
+        for name, rival in (rivals or {}).items():
+            work = workload_of(first, chunks)
+            lanes.append(_Lane(name, stream_of(name, rival, work), first, is_ours=False))
+        times: list[list[float]] = [[] for _ in lanes]
         for chunk in range(chunks):
-            for turn in range(len(recipes)):
-                index = (chunk + turn) % len(recipes)
-                times[index].append(_timed(streams[index], sessions[index].device))
+            for turn in range(len(lanes)):
+                index = (chunk + turn) % len(lanes)
+                times[index].append(_timed(lanes[index].stream, first.device))
             tick()
-    return [_timing(*each, times[0]) for each in zip(recipes, sessions, times, strict=True)]
+    return [_timing(lane, own, times[0]) for lane, own in zip(lanes, times, strict=True)]
 
 
-def _session(recipe: Recipe, backbones: Backbones) -> Session:
+def _lane(recipe: Recipe, backbones: Backbones, chunks: int) -> _Lane:
     device = first_device(recipe)
-    return open_session(recipe, device, backbones.of(recipe, device))
-
-
-def _stream(session: Session, recipe: Recipe, chunks: int) -> Iterator[Chunk]:
-    return session.stream(
+    session = open_session(recipe, device, backbones.of(recipe, device))
+    stream = session.stream(
         recipe.rollout.prompts[:1],
         latent_frames=chunks * session.chunk_frames,
         seeds=[recipe.rollout.seed],
         decode=False,
     )
+    return _Lane(recipe.output.name or "", stream, session, is_ours=True)
 
 
-def _timed(stream: Iterator[Chunk], device: torch.device) -> float:
+def _timed(stream: Iterator[object], device: torch.device) -> float:
     """Seconds that the next chunk takes."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     next(stream)
-    _synchronise(device)
+    synchronise(device)
     return time.perf_counter() - start
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _timing(recipe: Recipe, session: Session, own: list[float], base: list[float]) -> Timing:
+def _timing(lane: _Lane, own: list[float], base: list[float]) -> Timing:
+    session = lane.session
     steady = own[STEADY:]
     ratios = [mine / theirs for mine, theirs in zip(steady, base[STEADY:], strict=True)]
     seconds = statistics.median(steady)
     low, high = _median_interval(ratios)
     return Timing(
-        name=recipe.output.name or "",
+        name=lane.name,
+        attention=session.attention.name if lane.is_ours else "",
         device=device_name(session.device),
         dtype=str(session.dtype).removeprefix("torch."),
-        weights_sha256=session.backbone.weights_digest(),
+        weights_sha256=session.backbone.weights_digest() if lane.is_ours else "",
         chunk_seconds=seconds,
         ratio=statistics.median(ratios),
         ratio_low=low,
@@ -137,7 +159,7 @@ def _timing(recipe: Recipe, session: Session, own: list[float], base: list[float
         late=statistics.median(own[-SPAN:]),
         chunks=len(own),
         frames_per_second=4 * session.chunk_frames / seconds,
-        cache_bytes=session.cache.nbytes if session.cache else 0,
+        cache_bytes=session.cache.nbytes if session.cache and lane.is_ours else 0,
     )
 
 

@@ -1,0 +1,133 @@
+"""The `synthetic` backbone: Wan's shapes at random weights, to measure speed without a download."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tetherflow.backbone import Backbone, BackboneOptions, SamplerSettings
+from tetherflow.cache import CacheShape
+from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer, WanRotary
+from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
+
+Size = Annotated[int, Field(ge=1)]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Synthetic(Backbone):
+    """Wan2.1's transformer and video autoencoder at random weights, for benchmarks: its videos show nothing.
+
+    Time and memory do not depend on what weights say. It has no text encoder: embeddings are drawn at random.
+    """
+
+    class Options(BackboneOptions):
+        """Options of the synthetic backbone; by default the shapes of Wan2.1-T2V-1.3B at 480x832."""
+
+        dim: Size = Field(default=1536, description="Width of the transformer.")
+        ffn_dim: Size = Field(default=8960, description="Hidden width of its feed-forward layers.")
+        heads: Size = Field(default=12, description="Attention heads.")
+        layers: Size = Field(default=30, description="Transformer blocks.")
+        text_len: Size = Field(default=512, description="Tokens that a prompt is padded to.")
+        latent_size: tuple[Size, Size] = Field(
+            default=(60, 104), description="Rows and columns of a latent frame, an eighth of the video's."
+        )
+        chunk_frames: Size = Field(default=3, description="Latent frames denoised together.")
+        vae_width: Size = Field(default=96, description="Width of the video autoencoder's first layer.")
+        seed: int = Field(default=0, ge=0, description="Seed of the weights.")
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        parity: bool = False,
+    ) -> None:
+        self.options = options
+        self.sampler = SamplerSettings(chunk_frames=options.chunk_frames)
+        self._device, self._dtype = device, dtype
+        arch = Architecture(
+            dim=options.dim,
+            ffn_dim=options.ffn_dim,
+            num_heads=options.heads,
+            num_layers=options.layers,
+            text_len=options.text_len,
+        )
+        grid = arch.grid(*options.latent_size)
+        self._shape = CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, grid[0] * grid[1])
+        generator = torch.Generator(device).manual_seed(options.seed)
+        with torch.device("meta"):
+            transformer = CausalWanTransformer(arch).to(dtype)
+        self._transformer = _filled(transformer, device, generator)
+        if not parity:
+            self._transformer.fuse()
+        self._rotary = WanRotary(arch.head_dim, grid, torch.float64 if parity else torch.float32)
+        self._generator = generator
+        self._vae: WanVAE | None = None
+
+    @property
+    def transformer(self) -> CausalWanTransformer:
+        """The denoising transformer."""
+        return self._transformer
+
+    @property
+    def rotary(self) -> WanRotary:
+        """The rotary embedding of its queries and keys."""
+        return self._rotary
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """Layers, heads and tokens of its cache."""
+        return self._shape
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent frame."""
+        return (self._transformer.arch.in_dim, *self.options.latent_size)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Random embeddings `[B, text_len, text_dim]`, each prompt's its own."""
+        arch = self._transformer.arch
+        rows = [torch.Generator().manual_seed(zlib.crc32(prompt.encode())) for prompt in prompts]
+        drawn = [torch.randn(arch.text_len, arch.text_dim, generator=row) for row in rows]
+        return torch.stack(drawn).to(self._device, self._dtype)
+
+    def decoder(self) -> WanDecoder:
+        """A new streaming decoder, for one rollout."""
+        return self._autoencoder().decoder()
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
+        return self._autoencoder().encode(frames)
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the options, which determine the weights on one kind of device."""
+        return hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()
+
+    def _autoencoder(self) -> WanVAE:
+        if self._vae is None:
+            with torch.device("meta"):
+                vae = WanVAE.from_config({"base_dim": self.options.vae_width})
+            network = _filled(vae.network.to(self._dtype), self._device, self._generator)
+            self._vae = WanVAE(network, vae.frames_per_call)
+        return self._vae
+
+
+def _filled(module: Network, device: torch.device, generator: torch.Generator) -> Network:
+    """A module from the meta device, on a device, with weights that keep the deviation of what they read."""
+    module = module.to_empty(device=device).eval().requires_grad_(False)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1)
+        else:
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.normal_(0, fan_in**-0.5, generator=generator)
+    return module

@@ -1,0 +1,3 @@
+from tests.toys import toy
+
+__all__ = ["toy"]

@@ -1,0 +1,76 @@
+"""Where a steady chunk's time goes."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import attrs
+import torch
+
+from tetherflow.bench.stopwatch import Stopwatch
+from tetherflow.cache import Attention, CacheEngine
+from tetherflow.cache.interfaces import Policy, Rotary
+from tetherflow.rollout.session import NoiseSource, Session
+from tetherflow.tuning import Tuning
+
+ATTENTION: Final = "attention"
+PROMPT: Final = "prompt attention"
+POLICY: Final = "policy"
+CACHE: Final = "cache"
+ROTATION: Final = "rotation"
+REST: Final = "products and glue"
+PARTS: Final = (ATTENTION, PROMPT, POLICY, CACHE, ROTATION, REST)
+"""Attention on the cache and on the prompt; hooks of the policy's stages; what the engine copies and keeps in
+order; rotation of queries and keys; and the transformer's products with what lies between them."""
+
+_HOOKS: Final = ("evict", "score", "select", "edit")
+
+
+@torch.inference_mode()
+def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str, float]:
+    """Seconds of each part in a chunk of a full cache.
+
+    Args:
+        session: whose chunks; it generates a few of its own.
+        tuning: how its backbone computes.
+        chunks: how many to measure, after the cache is full.
+    """
+    backbone, watch = session.backbone, Stopwatch(session.device)
+    text = backbone.transformer.prepare_text(backbone.encode_prompts(["a measured prompt"]))
+    shape = (session.chunk_frames, *backbone.latent_shape)
+    noise = NoiseSource([torch.Generator().manual_seed(0)], shape, session.device)
+    cache = session.new_cache(1)
+    for _ in range(-(-session.layout.budget // session.chunk_frames) + 2):
+        session.sampler.denoise(cache, text, noise)
+    _watch_cache(cache, watch)
+    on_prompt = Attention(tuning.attention.name, watch.wrap(PROMPT, tuning.attention.kernel))
+    backbone.tune(attrs.evolve(tuning, attention=on_prompt))
+    try:
+        for _ in range(chunks):
+            with watch.part(REST):
+                session.sampler.denoise(cache, text, noise)
+    finally:
+        backbone.tune(tuning)
+    seconds = watch.seconds()
+    return {part: seconds.get(part, 0.0) / chunks for part in PARTS}
+
+
+def _watch_cache(cache: CacheEngine, watch: Stopwatch) -> None:
+    """Count an engine's own work, and that of what it calls, as parts."""
+    cache.attention = Attention(cache.attention.name, watch.wrap(ATTENTION, cache.attention.kernel))
+    cache.rotary = cast(Rotary, _Watched(cache.rotary, ("phases", "turn"), ROTATION, watch))
+    cache.policy = cast(Policy, _Watched(cache.policy, _HOOKS, POLICY, watch))
+    for name in ("begin", "attend", "end"):
+        setattr(cache, name, watch.wrap(CACHE, getattr(cache, name)))
+
+
+class _Watched:
+    """An object some of whose methods count as a part."""
+
+    def __init__(self, watched: object, methods: tuple[str, ...], part: str, watch: Stopwatch) -> None:
+        self._watched = watched
+        for name in methods:
+            setattr(self, name, watch.wrap(part, getattr(watched, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watched, name)

@@ -1,0 +1,225 @@
+"""What a chunk cannot take less than: its attention and matrix products alone, timed on the same device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tetherflow.bench.against import passes_of
+from tetherflow.bench.stopwatch import seconds_of
+from tetherflow.cache.attention import Attention, AttentionName, attention_for
+from tetherflow.errors import KernelError
+from tetherflow.fp8 import quantise_rows, require_fp8, scaled_product
+from tetherflow.rollout.session import Session
+from tetherflow.tuning import Tuning
+
+_KERNELS: Final[tuple[AttentionName, ...]] = ("flash-attn-4", "cudnn", "flash", "plain")
+PRODUCT: Final = "product"
+Shape = tuple[int, int, int]
+"""Of a product: rows, inputs, outputs. Of attention: queries, keys, width of all heads."""
+
+
+@attrs.frozen
+class Floor:
+    """One operation of a chunk, timed alone.
+
+    Attributes:
+        what: `attention`, `prompt attention` or `product`.
+        kernel: what computed it.
+        shape: see `Shape`.
+        calls: how many a chunk has.
+        seconds: one call.
+        flops: floating-point operations of one call.
+    """
+
+    what: str
+    kernel: str
+    shape: Shape
+    calls: int
+    seconds: float
+    flops: float
+
+
+@attrs.frozen
+class Roofline:
+    """The floors of one recipe's chunk, with every kernel that the device has.
+
+    Attributes:
+        kernel: the recipe's attention kernel.
+        products: the recipe's kind of products.
+        floors: the operations.
+    """
+
+    kernel: str
+    products: str
+    floors: tuple[Floor, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The floor of a chunk: attention and products alone, with the recipe's kernels."""
+        return sum(operation.seconds for operation in self.operations if operation.own)
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The floors by what they are and what computes them."""
+        found: dict[tuple[str, str], list[Floor]] = {}
+        for floor in self.floors:
+            found.setdefault((floor.what, floor.kernel), []).append(floor)
+        own = {self.kernel, self.products}
+        return [Operation(*key, key[1] in own, tuple(floors)) for key, floors in found.items()]
+
+
+@attrs.frozen
+class Operation:
+    """All of a chunk's operations of one kind by one kernel.
+
+    Attributes:
+        what: see `Floor`.
+        kernel: see `Floor`.
+        own: whether the recipe computes them so.
+        floors: the operations.
+    """
+
+    what: str
+    kernel: str
+    own: bool
+    floors: tuple[Floor, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Their time in a chunk."""
+        return sum(floor.calls * floor.seconds for floor in self.floors)
+
+    @property
+    def teraflops(self) -> float:
+        """10¹² operations a second."""
+        return sum(floor.calls * floor.flops for floor in self.floors) / self.seconds / 1e12
+
+
+@torch.inference_mode()
+def measure_roofline(session: Session, tuning: Tuning) -> Roofline:
+    """Time a full cache's attention, and the matrix products of a transformer's passes.
+
+    Args:
+        session: whose chunk.
+        tuning: how its backbone computes.
+    """
+    products, texts = _operations(session, tuning)
+    passes, shape = passes_of(session), session.backbone.cache_shape
+    queries, keys = session.chunk_frames * shape.tokens, session.layout.budget * shape.tokens
+    width, kinds = shape.heads * shape.head_dim, _product_kinds(session, tuning.products)
+    floors = [
+        _attention("attention", kernel, session, (queries, keys, width), passes * shape.layers)
+        for kernel in _kernels(session)
+    ]
+    for text, calls in texts.items():
+        floors.append(_attention("prompt attention", session.attention, session, text, passes * calls))
+    for product, calls in products.items():
+        floors += [_product(kind, session, product, passes * calls) for kind in kinds]
+    return Roofline(session.attention.name, tuning.products, tuple(floors))
+
+
+def _kernels(session: Session) -> Iterator[Attention]:
+    """The session's attention kernel, and the others that the device has."""
+    yield session.attention
+    width = session.backbone.cache_shape.head_dim
+    for name in _KERNELS if session.device.type == "cuda" else ():  # the CPU has but one worth its name
+        if name != session.attention.name:
+            with suppress(KernelError):
+                yield attention_for(name, session.device, session.dtype, width)
+
+
+def _product_kinds(session: Session, own: str) -> list[str]:
+    """The recipe's kind of products, and fp8 where a GPU computes them."""
+    kinds = {"precision", own}
+    if session.device.type == "cuda":
+        with suppress(KernelError):
+            require_fp8(session.device, session.dtype)
+            kinds.add("fp8")
+    return sorted(kinds, reverse=True)
+
+
+def _operations(session: Session, tuning: Tuning) -> tuple[Counter[Shape], Counter[Shape]]:
+    """Matrix products and attentions on the prompt of one pass, by shape: one pass is watched, uncompiled."""
+    backbone = session.backbone
+    products: Counter[Shape] = Counter()
+    texts: Counter[Shape] = Counter()
+
+    def on_prompt(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        texts[query.shape[1], key.shape[1], query.shape[2] * query.shape[3]] += 1
+        return query
+
+    def on_product(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = inputs[0].numel() // module.in_features
+        products[rows, module.in_features, module.out_features] += 1
+
+    text = backbone.transformer.prepare_text(backbone.encode_prompts([""]))
+    frames = session.chunk_frames
+    latents = torch.zeros(1, frames, *backbone.latent_shape, device=session.device, dtype=session.dtype)
+    timesteps = torch.zeros(1, frames, device=session.device)
+    backbone.tune(attrs.evolve(tuning, attention=Attention("plain", on_prompt)))
+    try:
+        with _hooked(backbone.transformer, on_product), torch.compiler.set_stance("force_eager"):
+            backbone.transformer(latents, timesteps, text, _Blind())
+    finally:
+        backbone.tune(tuning)
+    return products, texts
+
+
+class _Blind:
+    """A cache whose attention costs nothing."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return value
+
+
+@contextmanager
+def _hooked(network: object, hook: Callable[..., None]) -> Iterator[None]:
+    """Call a hook after every linear layer of a network, of any kind."""
+    modules = network.modules() if isinstance(network, nn.Module) else []
+    handles = [
+        module.register_forward_hook(hook)
+        for module in modules
+        if hasattr(module, "in_features") and hasattr(module, "out_features")
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attention(what: str, kernel: Attention, session: Session, shape: Shape, calls: int) -> Floor:
+    queries, keys, width = shape
+    heads = session.backbone.cache_shape.heads
+    query, key, value = (
+        torch.randn(1, length, heads, width // heads, device=session.device, dtype=session.dtype)
+        for length in (queries, keys, keys)
+    )
+    seconds = seconds_of(lambda: kernel(query, key, value), session.device)
+    return Floor(what, kernel.name, shape, calls, seconds, 4.0 * queries * keys * width)
+
+
+def _product(kind: str, session: Session, shape: Shape, calls: int) -> Floor:
+    rows, inputs, outputs = shape
+    x, weight, bias = (
+        torch.randn(*size, device=session.device, dtype=session.dtype)
+        for size in ((rows, inputs), (outputs, inputs), (outputs,))
+    )
+    if kind == "fp8" and not (inputs % 16 or outputs % 16):
+        small, scale = quantise_rows(x)
+        small_weight, weight_scale = quantise_rows(weight)
+        seconds = seconds_of(
+            lambda: scaled_product(small, scale, small_weight, weight_scale, bias, session.dtype),
+            session.device,
+        )
+    else:
+        seconds = seconds_of(lambda: functional.linear(x, weight, bias), session.device)
+    return Floor(PRODUCT, kind, shape, calls, seconds, 2.0 * rows * inputs * outputs)
