@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cache.drive import Sizes, run, write_script
+from tests.cache.drive import Sizes
 from tests.cache.plugins import DrawSelector, ScatterEvictor, tethercache
 from tetherflow import (
     Candidates,
@@ -36,6 +36,7 @@ from tetherflow.cache import CacheEngine
 from tetherflow.cache.checks import Checks
 from tetherflow.errors import LayoutError, PipelineError, StageError
 from tetherflow.pipeline import Pipeline
+from tetherflow.testing import run, write_script
 from tetherflow_policies.grab import Relevance, TemporalDiversity, TopM
 from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.sink_window import SinkWindow
@@ -564,7 +565,7 @@ FAULTS = [
 def engine_with(stage: str, fault: Fault, layer: int, strict: bool) -> CacheEngine:
     """An engine with a faulty plugin, its cache full after two chunks."""
     engine = SIZES.engine(LAYOUT, faulty(stage, fault, layer), batch=2, strict=strict)
-    run(engine, write_script(SIZES, FILLING, batch=2))
+    run(engine, write_script(SIZES, FILLING, seeds=[0, 1]))
     return engine
 
 
@@ -573,7 +574,7 @@ def engine_with(stage: str, fault: Fault, layer: int, strict: bool) -> CacheEngi
 def test_fault_is_reported_at_once_and_by_name(stage: str, fault: Fault, layer: int) -> None:
     engine = engine_with(stage, fault, layer, strict=True)
     with pytest.raises(StageError, match=fault.text) as caught:
-        run(engine, write_script(SIZES, [3], batch=2))
+        run(engine, write_script(SIZES, [3], seeds=[0, 1]))
     error = caught.value
     assert (error.plugin, error.stage, error.layer, error.chunk) == ("faulty", stage, layer, 2)
     assert str(error).startswith(f"plugin 'faulty' (stage '{stage}', layer {layer}, chunk 2): ")
@@ -583,7 +584,7 @@ def test_fault_is_reported_at_once_and_by_name(stage: str, fault: Fault, layer: 
 def test_deferred_fault_is_reported_a_chunk_later(stage: str, fault: Fault) -> None:
     """What can be seen without reading a tensor is reported at once even then."""
     engine = engine_with(stage, fault, 1, strict=False)
-    script = write_script(SIZES, [3, 3], batch=2)
+    script = write_script(SIZES, [3, 3], seeds=[0, 1])
     if fault.deferred:
         run(engine, script[:1])
         script = script[1:]
@@ -596,14 +597,14 @@ def test_deferred_fault_is_reported_a_chunk_later(stage: str, fault: Fault) -> N
 @pytest.mark.parametrize(("stage", "fault"), [case for case in FAULTS if case.values[1].deferred])
 def test_deferred_fault_of_the_last_chunk_is_found_when_drained(stage: str, fault: Fault) -> None:
     engine = engine_with(stage, fault, 0, strict=False)
-    run(engine, write_script(SIZES, [3], batch=2))
+    run(engine, write_script(SIZES, [3], seeds=[0, 1]))
     with pytest.raises(StageError, match=fault.text):
         engine.checks.drain()
 
 
 def test_error_keeps_its_cause() -> None:
     with pytest.raises(StageError) as caught:
-        run(engine_with("score", RAISING["raises"], 0, strict=True), write_script(SIZES, [3], batch=2))
+        run(engine_with("score", RAISING["raises"], 0, strict=True), write_script(SIZES, [3], seeds=[0, 1]))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
@@ -625,7 +626,7 @@ def test_interrupt_is_not_taken_for_a_fault() -> None:
 
     engine = engine_with("score", Fault(interrupt, ""), 0, strict=True)
     with pytest.raises(KeyboardInterrupt):
-        run(engine, write_script(SIZES, [3], batch=2))
+        run(engine, write_script(SIZES, [3], seeds=[0, 1]))
 
 
 # --- the pipeline's parts -----------------------------------------------------------------------------
@@ -689,7 +690,7 @@ def test_destination_is_the_evictors_own() -> None:
             return Eviction(range(1, 1 + count), to="memory")
 
     engine = SIZES.engine(LAYOUT, Pipeline(ToMemory(), select=DrawSelector()), batch=2)
-    run(engine, write_script(SIZES, [*FILLING, 3, 2], batch=2))
+    run(engine, write_script(SIZES, [*FILLING, 3, 2], seeds=[0, 1]))
     with pytest.raises(PipelineError, match="sends units to memory, but there is no selector"):
         Pipeline(ToMemory())
 

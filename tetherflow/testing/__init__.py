@@ -1,1 +1,68 @@
-"""Tools to test backbones, policies and the engine with."""
+"""Tools to test backbones, policies and the engine with: a conformance suite, strategies, recorded rollouts.
+
+What draws examples needs hypothesis and pytest, the `test` extra; `tetherflow.testing.replay` needs neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tetherflow.errors import TetherflowError
+
+if TYPE_CHECKING:
+    from tetherflow.testing.companions import complete
+    from tetherflow.testing.conformance import conformance
+    from tetherflow.testing.rollouts import Model, Record, run, write_script
+    from tetherflow.testing.rules import RULES
+    from tetherflow.testing.strategies import Rollout, candidates, drafts, regions, rollouts, slots
+    from tetherflow.testing.subject import Subject
+
+_HOMES = {
+    "RULES": "rules",
+    "Model": "rollouts",
+    "Record": "rollouts",
+    "Rollout": "strategies",
+    "Subject": "subject",
+    "candidates": "strategies",
+    "complete": "companions",
+    "conformance": "conformance",
+    "drafts": "strategies",
+    "regions": "strategies",
+    "rollouts": "strategies",
+    "run": "rollouts",
+    "slots": "strategies",
+    "write_script": "rollouts",
+}
+
+__all__ = [
+    "RULES",
+    "Model",
+    "Record",
+    "Rollout",
+    "Subject",
+    "candidates",
+    "complete",
+    "conformance",
+    "drafts",
+    "regions",
+    "rollouts",
+    "run",
+    "slots",
+    "write_script",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and say what is missing where it cannot be."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tetherflow.testing' has no attribute '{name}'")
+    try:
+        found = getattr(import_module(f"tetherflow.testing.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("hypothesis", "pytest"):
+            raise
+        raise TetherflowError(
+            f"tetherflow.testing.{name} needs {error.name}, which is not installed; "
+            "`pip install 'tetherflow[test]'` brings it"
+        ) from error
+    globals()[name] = found
+    return found

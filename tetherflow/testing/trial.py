@@ -1,0 +1,58 @@
+"""How a rule is tried: on rollouts that hypothesis draws, with few examples and one error at a time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tetherflow.testing.rollouts import Material
+from tetherflow.testing.strategies import Rollout
+from tetherflow.testing.subject import Subject
+
+Rule = Callable[[Subject], None]
+
+
+def trial_settings(subject: Subject) -> settings:
+    """Settings of hypothesis for a rule; what they do not say is the profile's."""
+    profile = settings()
+    return settings(
+        max_examples=subject.examples or max(1, profile.max_examples // 10),
+        stateful_step_count=10,
+        deadline=None,
+        report_multiple_bugs=False,
+        # Explaining a failure takes longer than finding it, and the error already names plugin and place.
+        phases=[phase for phase in profile.phases if phase is not Phase.explain],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def over_rollouts(
+    batch: tuple[int, int] = (1, 3),
+    materials: tuple[Material, ...] = ("ordinary",),
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+) -> Callable[[Callable[[Subject, Rollout], None]], Rule]:
+    """Make a rule of what must hold in one rollout: it must in all that hypothesis finds.
+
+    Args:
+        batch: fewest and most samples.
+        materials: what keys and values may be made of.
+        dtypes: types that keys and values may have.
+    """
+
+    def make(holds_in: Callable[[Subject, Rollout], None]) -> Rule:
+        @functools.wraps(holds_in)
+        def rule(subject: Subject) -> None:
+            @trial_settings(subject)
+            @given(rollout=subject.rollouts(batch=batch, materials=materials, dtypes=dtypes))
+            def holds(rollout: Rollout) -> None:
+                with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+                    holds_in(subject, rollout)
+
+            holds()
+
+        return rule
+
+    return make
