@@ -14,7 +14,7 @@ from tetherflow import Candidates, Evictor, Layout, Scorer, Slots, hookimpl
 from tetherflow.cache import CacheEngine, Phase
 from tetherflow.errors import LayoutError, StageError, TetherflowError
 from tetherflow.pipeline import Pipeline
-from tetherflow.testing.rollouts import attend, run, write_script
+from tetherflow.testing.script import attend, run, write_script
 from tetherflow_policies.sink_window import SinkWindow
 from tetherflow_policies.sliding_window import SlidingWindow
 

@@ -45,7 +45,7 @@ from tetherflow import (
 )
 from tetherflow.cache import Positions
 from tetherflow.pipeline import Pipeline
-from tetherflow.testing.rollouts import attend, run, write_script
+from tetherflow.testing.script import attend, run, write_script
 from tetherflow_policies.grab import Relevance, TopM
 from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.sink_window import SinkWindow

@@ -36,7 +36,7 @@ from tests.cache.oracle import Cell, Frame, Oracle, Rules
 from tests.cache.plugins import FEW_SALTS, draw, scattered, wandering
 from tetherflow.cache.store import EMPTY
 from tetherflow.testing.machine import EngineMachine
-from tetherflow.testing.rollouts import Pass, attend
+from tetherflow.testing.script import Pass, attend
 
 NEAR = 1e-5
 """How far float32 may stray from the oracle's float64, for numbers of order 1."""

@@ -10,27 +10,27 @@ from tetherflow.errors import TetherflowError
 
 if TYPE_CHECKING:
     from tetherflow.testing.companions import complete
-    from tetherflow.testing.conformance import conformance
-    from tetherflow.testing.rollouts import Model, Record, run, write_script
     from tetherflow.testing.rules import RULES
+    from tetherflow.testing.script import Model, Record, run, write_script
     from tetherflow.testing.strategies import Rollout, candidates, drafts, regions, rollouts, slots
     from tetherflow.testing.subject import Subject
+    from tetherflow.testing.suite import conformance
 
 _HOMES = {
     "RULES": "rules",
-    "Model": "rollouts",
-    "Record": "rollouts",
+    "Model": "script",
+    "Record": "script",
     "Rollout": "strategies",
     "Subject": "subject",
     "candidates": "strategies",
     "complete": "companions",
-    "conformance": "conformance",
+    "conformance": "suite",
     "drafts": "strategies",
     "regions": "strategies",
     "rollouts": "strategies",
-    "run": "rollouts",
+    "run": "script",
     "slots": "strategies",
-    "write_script": "rollouts",
+    "write_script": "script",
 }
 
 __all__ = [
@@ -58,10 +58,11 @@ def __getattr__(name: str) -> Any:
     try:
         found = getattr(import_module(f"tetherflow.testing.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("hypothesis", "pytest"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("hypothesis", "pytest"):
             raise
         raise TetherflowError(
-            f"tetherflow.testing.{name} needs {error.name}, which is not installed; "
+            f"tetherflow.testing.{name} needs {package}, which is not installed; "
             "`pip install 'tetherflow[test]'` brings it"
         ) from error
     globals()[name] = found

@@ -7,7 +7,7 @@ import warnings
 import attrs
 
 from tetherflow.pipeline import Pipeline
-from tetherflow.testing.rollouts import run
+from tetherflow.testing.script import run
 from tetherflow.testing.strategies import Rollout, converted, detached
 from tetherflow.testing.subject import Subject
 from tetherflow.testing.trial import over_rollouts

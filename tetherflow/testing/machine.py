@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tetherflow.cache import CacheEngine, Layout
 from tetherflow.errors import ConformanceError
-from tetherflow.testing.rollouts import Model, Pass, attend
+from tetherflow.testing.script import Model, Pass, attend
 from tetherflow.testing.watch import same
 
 Units = dict[tuple[int, int, int], tuple[Tensor, Tensor]]

@@ -20,7 +20,7 @@ from tetherflow.pipeline import Pipeline
 from tetherflow.testing.device import stays_on_the_device
 from tetherflow.testing.guard import Guard
 from tetherflow.testing.machine import EngineMachine
-from tetherflow.testing.rollouts import Material, run
+from tetherflow.testing.script import Material, run
 from tetherflow.testing.strategies import Rollout
 from tetherflow.testing.subject import Subject
 from tetherflow.testing.trial import Rule, over_rollouts, trial_settings

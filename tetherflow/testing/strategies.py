@@ -22,7 +22,7 @@ from tetherflow.hookspecs import hookimpl
 from tetherflow.pipeline import Pipeline
 from tetherflow.stages import Editor
 from tetherflow.testing.companions import Best, Scatter, Spread
-from tetherflow.testing.rollouts import Chunk, Material, Model, run, write_script
+from tetherflow.testing.script import Chunk, Material, Model, run, write_script
 from tetherflow.testing.watch import Watch
 
 Shown = TypeVar("Shown")

@@ -18,7 +18,7 @@ from tetherflow.pipeline import Pipeline
 from tetherflow.recipe import load_recipe, pipeline_of
 from tetherflow.stages import Stage
 from tetherflow.testing.companions import complete
-from tetherflow.testing.rollouts import Material, Model
+from tetherflow.testing.script import Material, Model
 from tetherflow.testing.strategies import SMALL_MODELS, SMALL_REGIONS, Rollout, rollouts
 
 Policy = type[Stage] | Callable[[], Pipeline] | str | Path

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tetherflow.testing.rollouts import Material
+from tetherflow.testing.script import Material
 from tetherflow.testing.strategies import Rollout
 from tetherflow.testing.subject import Subject
 
