@@ -273,4 +273,4 @@ def test_failure_shows_the_rollout_that_found_it() -> None:
         returns_finite_numbers(Subject.of(OverflowsHalf))
     notes = "\n".join(caught.value.__notes__)
     assert "rollout=Rollout(layout=Layout(" in notes
-    assert "material='huge'" in notes
+    assert "with huge keys and values" in notes

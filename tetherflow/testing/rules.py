@@ -6,7 +6,7 @@ returns is checked by the pipeline besides, in every rule.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 import attrs
 import hypothesis.strategies as st
@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pydantic import ValidationError
 from torch import Tensor
 
-from tetherflow.errors import ConformanceError, StageError
+from tetherflow.errors import ConformanceError, StageError, TetherflowError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing.device import stays_on_the_device
 from tetherflow.testing.guard import Guard
@@ -26,23 +26,34 @@ from tetherflow.testing.subject import Subject
 from tetherflow.testing.trial import Rule, over_rollouts, trial_settings
 from tetherflow.testing.watch import Call, Watch, first_difference, same
 
-MATERIALS: Final[tuple[Material, ...]] = ("ordinary", "constant", "alike", "zero", "huge")
+MATERIALS: Final[tuple[Material, ...]] = get_args(Material)
+TYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 NEAR_TIE: Final = 1e-4
 """Scores that lie nearer to one another, in parts of the largest, may change places by rounding."""
 
 
-@over_rollouts(dtypes=(torch.float32, torch.bfloat16, torch.float16))
+@over_rollouts()
 def returns_the_right_shapes_and_types(subject: Subject, rollout: Rollout) -> None:
     """Every result has the shape, type and device that its hook asks for, in caches of any type."""
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        here = attrs.evolve(rollout, device=device)
-        run(here.engine(subject.make()), here.script())
+        for dtype in TYPES:
+            _run_noted(subject, attrs.evolve(rollout, device=device, dtype=dtype), f"in {dtype} on {device}")
 
 
-@over_rollouts(materials=MATERIALS)
+@over_rollouts()
 def returns_finite_numbers(subject: Subject, rollout: Rollout) -> None:
     """No score or edit is infinite or NaN: not for frames without variance, equal, zero or huge ones."""
-    run(rollout.engine(subject.make()), rollout.script())
+    for material in MATERIALS:
+        _run_noted(subject, attrs.evolve(rollout, material=material), f"with {material} keys and values")
+
+
+def _run_noted(subject: Subject, rollout: Rollout, where: str) -> None:
+    """Run a rollout; an error says in which variant of it."""
+    try:
+        run(rollout.engine(subject.make()), rollout.script())
+    except TetherflowError as error:
+        error.add_note(where)
+        raise
 
 
 @over_rollouts()

@@ -108,7 +108,6 @@ def rollouts(
     *,
     batch: tuple[int, int] = (1, 3),
     materials: Sequence[Material] = ("ordinary",),
-    dtypes: Sequence[torch.dtype] = (torch.float32,),
     models: Sequence[Model] = SMALL_MODELS,
     chunk: int | None = None,
 ) -> Rollout:
@@ -119,7 +118,6 @@ def rollouts(
         setups: regions and key positions; small regions at block-relative positions if omitted.
         batch: fewest and most samples.
         materials: what keys and values may be made of.
-        dtypes: types that keys and values may have.
         models: sizes to choose from.
         chunk: latent frames of every chunk; any that fit if omitted.
     """
@@ -136,7 +134,6 @@ def rollouts(
         positions=positions,
         model=draw(st.sampled_from(models)),
         material=draw(st.sampled_from(materials)),
-        dtype=draw(st.sampled_from(dtypes)),
     )
 
 

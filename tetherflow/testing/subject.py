@@ -9,7 +9,6 @@ from typing import get_args
 
 import attrs
 import hypothesis.strategies as st
-import torch
 from hypothesis.strategies import SearchStrategy
 
 from tetherflow.cache import Layout, Positions
@@ -18,7 +17,7 @@ from tetherflow.pipeline import Pipeline
 from tetherflow.recipe import load_recipe, pipeline_of
 from tetherflow.stages import Stage
 from tetherflow.testing.companions import complete
-from tetherflow.testing.script import Material, Model
+from tetherflow.testing.script import Model
 from tetherflow.testing.strategies import SMALL_MODELS, SMALL_REGIONS, Rollout, rollouts
 
 Policy = type[Stage] | Callable[[], Pipeline] | str | Path
@@ -88,22 +87,10 @@ class Subject:
             )
         return cls(make, tuple(setups), tuple(models), chunk, examples)
 
-    def rollouts(
-        self,
-        *,
-        batch: tuple[int, int] = (1, 3),
-        materials: Sequence[Material] = ("ordinary",),
-        dtypes: Sequence[torch.dtype] = (torch.float32,),
-    ) -> SearchStrategy[Rollout]:
-        """Rollouts that this policy may be given; see `strategies.rollouts`."""
-        return rollouts(
-            st.sampled_from(self.setups),
-            batch=batch,
-            materials=materials,
-            dtypes=dtypes,
-            models=self.models,
-            chunk=self.chunk,
-        )
+    def rollouts(self, *, batch: tuple[int, int] = (1, 3)) -> SearchStrategy[Rollout]:
+        """Rollouts that this policy may be given, of so few to so many samples."""
+        setups = st.sampled_from(self.setups)
+        return rollouts(setups, batch=batch, models=self.models, chunk=self.chunk)
 
 
 def _maker(policy: Policy) -> Callable[[], Pipeline]:

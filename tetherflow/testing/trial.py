@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tetherflow.testing.script import Material
 from tetherflow.testing.strategies import Rollout
 from tetherflow.testing.subject import Subject
 
@@ -29,24 +28,18 @@ def trial_settings(subject: Subject) -> settings:
     )
 
 
-def over_rollouts(
-    batch: tuple[int, int] = (1, 3),
-    materials: tuple[Material, ...] = ("ordinary",),
-    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
-) -> Callable[[Callable[[Subject, Rollout], None]], Rule]:
+def over_rollouts(batch: tuple[int, int] = (1, 3)) -> Callable[[Callable[[Subject, Rollout], None]], Rule]:
     """Make a rule of what must hold in one rollout: it must in all that hypothesis finds.
 
     Args:
         batch: fewest and most samples.
-        materials: what keys and values may be made of.
-        dtypes: types that keys and values may have.
     """
 
     def make(holds_in: Callable[[Subject, Rollout], None]) -> Rule:
         @functools.wraps(holds_in)
         def rule(subject: Subject) -> None:
             @trial_settings(subject)
-            @given(rollout=subject.rollouts(batch=batch, materials=materials, dtypes=dtypes))
+            @given(rollout=subject.rollouts(batch=batch))
             def holds(rollout: Rollout) -> None:
                 with torch.inference_mode(), torch.random.fork_rng(devices=[]):
                     holds_in(subject, rollout)
