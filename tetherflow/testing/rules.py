@@ -23,7 +23,7 @@ from tetherflow.testing.machine import EngineMachine
 from tetherflow.testing.script import Material, run
 from tetherflow.testing.strategies import Rollout
 from tetherflow.testing.subject import Subject
-from tetherflow.testing.trial import Rule, over_rollouts, trial_settings
+from tetherflow.testing.trial import Rule, one_thread, over_rollouts, trial_settings
 from tetherflow.testing.watch import Call, Watch, first_difference, same
 
 MATERIALS: Final[tuple[Material, ...]] = get_args(Material)
@@ -145,7 +145,8 @@ def keeps_the_engines_invariants(subject: Subject) -> None:
         def chunk_of(self, frames: int) -> int:
             return subject.chunk or super().chunk_of(frames)
 
-    run_state_machine_as_test(PolicyMachine, settings=trial_settings(subject))
+    with one_thread():
+        run_state_machine_as_test(PolicyMachine, settings=trial_settings(subject))
 
 
 def describes_itself(subject: Subject) -> None:

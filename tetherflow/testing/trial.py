@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -44,8 +45,20 @@ def over_rollouts(batch: tuple[int, int] = (1, 3)) -> Callable[[Callable[[Subjec
                 with torch.inference_mode(), torch.random.fork_rng(devices=[]):
                     holds_in(subject, rollout)
 
-            holds()
+            with one_thread():
+                holds()
 
         return rule
 
     return make
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: for tensors as small as these, more threads take several times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
