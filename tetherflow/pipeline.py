@@ -65,6 +65,11 @@ class Pipeline:
         """Whether evicted units compete for memory."""
         return self.selector is not None
 
+    @property
+    def edits(self) -> bool:
+        """Whether newcomers are edited before they enter memory."""
+        return bool(self.editors)
+
     def check_layout(self, layout: Layout) -> None:
         """Ask every stage whether the regions suit it.
 

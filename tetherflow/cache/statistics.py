@@ -26,6 +26,10 @@ class Statistics:
         mean = x.mean(dim=-3)
         return cls(mean, (x - mean.unsqueeze(-3)).square_().mean(dim=-3))
 
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> Statistics:
+        """Views of what `index` selects from both tensors."""
+        return Statistics(self.mean[index], self.variance[index])
+
     def pooled(self) -> Statistics:
         """Statistics over all N units, by the law of total variance: `[B, N, …]` to `[B, heads, head_dim]`.
 
