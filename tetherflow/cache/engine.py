@@ -262,7 +262,6 @@ class CacheEngine:
     def _make_room(self, index: int, held: int, leaving: int) -> None:
         """Evict from one layer, and close the gap: units kept end up in the first `_history` slots."""
         store = self.layers[index]
-        store.sort(held)
         slots = Slots(index, self.chunk, self.layout, self._incoming, store.unit_origins(store.order))
         eviction = self.policy.evict(slots, leaving, self.checks)
         first = eviction.ranks.start if isinstance(eviction.ranks, range) else 0
