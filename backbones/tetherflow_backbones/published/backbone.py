@@ -25,7 +25,7 @@ from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
 
 WAN: Final = "Wan-AI/Wan2.1-T2V-1.3B"
 TEXT_ENCODER: Final = f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth"
-TOKENIZER: Final = f"{WAN}/google/umt5-xxl"
+TOKENIZER: Final = f"{WAN}/google/umt5-xxl/tokenizer.json"
 VAE: Final = f"{WAN}/Wan2.1_VAE.pth"
 
 

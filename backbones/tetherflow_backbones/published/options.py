@@ -68,7 +68,9 @@ class PublishedOptions(BackboneOptions):
     text_encoder: Path | None = Field(
         default=None, description="Checkpoint of UMT5-XXL, as Wan2.1 or transformers publish it."
     )
-    tokenizer: Path | None = Field(default=None, description="Folder of the text encoder's tokenizer.")
+    tokenizer: Path | None = Field(
+        default=None, description="The text encoder's tokenizer.json, or its folder."
+    )
     vae: Path | None = Field(
         default=None, description="Wan2.1_VAE.pth, or diffusers' folder of the video autoencoder."
     )

@@ -5,13 +5,18 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
 from tetherflow.errors import WeightsError
 from tetherflow_backbones.published.umt5 import load_umt5
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PADDING: Final = "<pad>"
 
 
 class PromptEncoder:
@@ -23,7 +28,7 @@ class PromptEncoder:
 
     Args:
         weights: the encoder's checkpoint.
-        tokenizer: folder of its tokenizer.
+        tokenizer: its `tokenizer.json`, or the folder with it.
         text_len: tokens that a prompt is padded to, or cut to.
         device: where the encoder runs.
         dtype: its type, and the embeddings'.
@@ -55,21 +60,16 @@ class PromptEncoder:
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> None:
-        tokenizer = _load_tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer, self.text_len)
         network = load_umt5(self.weights, device=self.device, dtype=self.dtype)
         for prompt in prompts:
-            tokens = tokenizer(
-                clean(prompt),
-                padding="max_length",
-                truncation=True,
-                max_length=self.text_len,
-                return_tensors="pt",
-            ).to(self.device)
-            hidden = network(tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
-            length = int(tokens["attention_mask"].sum())
-            self._known[prompt] = hidden[
-                0, :length
-            ].cpu()  # what is not kept is the padding, zero by definition
+            tokens = tokenizer.encode(clean(prompt))
+            ids, mask = (
+                torch.tensor([row], device=self.device) for row in (tokens.ids, tokens.attention_mask)
+            )
+            hidden = network(ids, attention_mask=mask).last_hidden_state
+            # What is not kept is the padding, zero by definition.
+            self._known[prompt] = hidden[0, : sum(tokens.attention_mask)].cpu()
         del network
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -90,13 +90,30 @@ def clean(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def load_tokenizer(path: Path, text_len: int) -> Tokenizer:
+    """A tokenizer exactly as `tokenizer.json` describes it, which pads and cuts to a length.
 
-    if not folder.is_dir():
-        raise WeightsError(f"the text encoder's tokenizer is missing: {folder} is not a folder")
+    transformers' own class for it rebuilds the tokenizer from the vocabulary alone, without the file's rules
+    for normalising text, and differently in different versions.
+
+    Raises:
+        WeightsError: The file is missing or is none, or tokenizers is not installed.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise WeightsError(f"{folder} holds no tokenizer that can be read: {reason}") from error
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise WeightsError(
+            "prompts need tokenizers, which is not installed: pip install 'tetherflow[wan]'"
+        ) from error
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(f"the text encoder's tokenizer is missing: {file} is not a file")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise WeightsError(f"{file} is no tokenizer that can be read: {error}") from error
+    if (padding := tokenizer.token_to_id(PADDING)) is None:
+        raise WeightsError(f"{file} is no tokenizer of UMT5: it has no token {PADDING}")
+    tokenizer.enable_truncation(text_len)
+    tokenizer.enable_padding(pad_id=padding, pad_token=PADDING, length=text_len)
+    return tokenizer

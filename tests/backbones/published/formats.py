@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 State = Mapping[str, Tensor]
 WORDS = ["a", "red", "blue", "circle", "square", "bounces", "on", "green", "field", "&"]
@@ -81,21 +81,17 @@ def umt5_original(model: UMT5EncoderModel) -> dict[str, Tensor]:
     return found | {"norm.weight": state["encoder.final_layer_norm.weight"]}
 
 
-def save_tokenizer(folder: Path) -> Path:
+def save_tokenizer(path: Path) -> Path:
     """A tokenizer like UMT5's, of a few words: pieces that mark a word's beginning, `</s>` at the end."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -8.0)]
     pieces += [(f"▁{word}", -2.0) for word in WORDS]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        padding_side="right",
-    ).save_pretrained(folder)
-    return folder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    return path
 
 
 def vae(width: int = 4, seed: int = 0) -> AutoencoderKLWan:

@@ -34,7 +34,7 @@ def test_names_agree_and_files_are_known(name: str) -> None:
     assert cls.transformer_file in files
     assert {f"{WAN}/Wan2.1_VAE.pth", f"{WAN}/google/umt5-xxl/tokenizer.json"} < files
     assert (cls.lora_file in files) == (cls.lora_file is not None)
-    assert len(files) == 7 + (cls.lora_file is not None)
+    assert len(files) == 4 + (cls.lora_file is not None)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_pins_are_whole() -> None:
         assert file.sha256 is None or len(file.sha256) == 64
         assert file.sha256 is None or (file.size is not None and file.revision is not None)
         assert file.size is None or file.size > 0
-    assert len(pins()) == 14
+    assert len(pins()) == 11
 
 
 def use(**changes: Any) -> CacheUse:

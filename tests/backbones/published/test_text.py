@@ -10,7 +10,7 @@ import torch
 from tests.backbones.published import wan_t5
 from tests.backbones.published.formats import save_pt, save_tokenizer, umt5, umt5_original
 from tetherflow.errors import WeightsError
-from tetherflow_backbones.published.text import PromptEncoder, clean
+from tetherflow_backbones.published.text import PromptEncoder, clean, load_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def encoder(tmp_path: Path) -> PromptEncoder:
     weights = save_pt(tmp_path / "t5.pth", umt5_original(umt5()), prefix="")
-    tokenizer = save_tokenizer(tmp_path / "tokenizer")
+    tokenizer = save_tokenizer(tmp_path / "tokenizer.json")
     return PromptEncoder(weights, tokenizer, text_len=8, device=CPU, dtype=torch.float32)
 
 
@@ -70,8 +70,31 @@ def test_prompts_are_cleaned_as_wan_cleans_them(raw: str, cleaned: str) -> None:
 
 def test_missing_tokenizer(encoder: PromptEncoder, tmp_path: Path) -> None:
     encoder.tokenizer = tmp_path / "nowhere"
-    with pytest.raises(WeightsError, match=r"tokenizer is missing: .*nowhere is not a folder"):
+    with pytest.raises(WeightsError, match=r"tokenizer is missing: .*nowhere is not a file"):
         encoder.encode(["red"])
-    encoder.tokenizer = tmp_path
-    with pytest.raises(WeightsError, match="holds no tokenizer that can be read"):
+
+
+def test_tokenizer_of_a_folder(encoder: PromptEncoder, tmp_path: Path) -> None:
+    by_file = encoder.encode(["a red circle"])
+    again = PromptEncoder(encoder.weights, tmp_path, text_len=8, device=CPU, dtype=torch.float32)
+    assert torch.equal(again.encode(["a red circle"]), by_file)
+
+
+def test_the_files_own_normalisation_is_used(encoder: PromptEncoder) -> None:
+    """The full-width letters of a prompt become plain ones by the tokenizer's NFKC, and are then known."""
+    ids = load_tokenizer(encoder.tokenizer, 8).encode("ｒｅｄ circle").ids
+    assert ids == [5, 7, 1, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not a tokenizer"])
+def test_file_that_is_no_tokenizer(encoder: PromptEncoder, content: str) -> None:
+    encoder.tokenizer.write_text(content)
+    with pytest.raises(WeightsError, match="is no tokenizer that can be read"):
+        encoder.encode(["red"])
+
+
+def test_tokenizer_of_another_model(encoder: PromptEncoder) -> None:
+    text = encoder.tokenizer.read_text().replace("<pad>", "[PAD]")
+    encoder.tokenizer.write_text(text)
+    with pytest.raises(WeightsError, match="is no tokenizer of UMT5: it has no token <pad>"):
         encoder.encode(["red"])
