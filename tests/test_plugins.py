@@ -23,6 +23,12 @@ SHIPPED = {
     "recall-window": "evict",
     "mini": "backbone",
     "self-forcing": "backbone",
+    "self-forcing-sid": "backbone",
+    "causvid": "backbone",
+    "causal-forcing": "backbone",
+    "longlive": "backbone",
+    "reward-forcing": "backbone",
+    "krea-realtime": "backbone",
 }
 
 

@@ -186,11 +186,11 @@ class WindowRecorder:
         inside = [(times >= first) & (times < stop) for first, stop in self._plan.spans]
         if any(bool(mask.any()) for mask in inside):
             features = self._features(frames.flatten(0, 1)).view(*frames.shape[:2], -1)
-            pixels = frames.cpu().float() / 255
-            colour = pixels.mean(dim=(-2, -1)).double()
+            pixels = frames.float() / 255
+            colour = pixels.mean(dim=(-2, -1)).double().cpu()
             previous = pixels[:, :1] if self._previous is None else self._previous.float() / 255
             steps = pixels - torch.cat([previous, pixels[:, :-1]], dim=1)
-            motion = steps.abs().mean(dim=(-3, -2, -1)).double()
+            motion = steps.abs().mean(dim=(-3, -2, -1)).double().cpu()
             for window, mask in enumerate(inside):
                 self._moments[window] += Moments.of(features[:, mask])
                 self._colour[:, window] += colour[:, mask].sum(dim=1)
@@ -198,7 +198,7 @@ class WindowRecorder:
                 within = mask & (times > self._plan.spans[window][0])
                 self._motion[:, window] += motion[:, within].sum(dim=1)
         self._seen += frames.shape[1]
-        self._previous = frames[:, -1:].cpu()
+        self._previous = frames[:, -1:].clone()
 
     def finish(self) -> WindowStatistics:
         """Return the statistics.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 from lightning.pytorch import LightningDataModule
 
 from tetherflow.recipe import Recipe
 from tetherflow.rollout.session import sample_seed
+
+_MOST_THREADS: Final = 8
+"""Above this the miniature's small operations cost more in waiting than they save."""
 
 
 @attrs.frozen
@@ -49,14 +53,14 @@ def batches_of(recipe: Recipe) -> list[list[Item]]:
 def threads_of(recipe: Recipe) -> int:
     """CPU threads of a process; the same for any number of processes, since it may change the last bits.
 
-    Half the cores unless the recipe says otherwise. OpenMP's threads spin while they wait for each other, so
-    one that loses its core to another program stalls all: on two cores, two threads gain a fifth when nothing
-    else runs and cost tenfold when something does.
+    Half the cores, at most 8, unless the recipe says otherwise. OpenMP's threads spin while they wait for
+    each other, so one that loses its core to another program stalls all: on two cores, two threads gain a
+    fifth when nothing else runs and cost tenfold when something does.
     """
     if recipe.runtime.threads is not None:
         return recipe.runtime.threads
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, cores // 2)
+    return max(1, min(cores // 2, _MOST_THREADS))
 
 
 class PromptBatches(LightningDataModule):

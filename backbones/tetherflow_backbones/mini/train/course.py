@@ -84,9 +84,9 @@ class Course:
     def arguments(self, stage: str, minutes: float) -> list[str]:
         """A training stage's command line."""
         made = [stage, *self.common, *self.training, "--minutes", f"{minutes:.3f}"]
-        if stage == "latents":
+        if stage in ("vae", "latents"):
             made.append("--no-compile")  # it is over before compiling would have paid
-        elif self.resume:
+        if stage != "latents" and self.resume:
             made.append("--resume")
         return [*made, *self.extra.get(stage, ())]
 
