@@ -41,9 +41,9 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,wan]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(PIP) -e '.[test,docs,dev]'
+	$(PIP) -e '.[test,wan,docs,dev]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""What every test shares: one thread for tensors as small as these, and hypothesis profiles.
+"""What every test shares: one thread for tensors as small as these, no weights, and hypothesis profiles.
 
 `HYPOTHESIS_PROFILE=thorough pytest tests/cache` searches for longer; with `CI` set the examples are the same
 in every run.
@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+os.environ["TETHERFLOW_WEIGHTS"] = "/nowhere"  # no test may find weights that its user has fetched
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("local", **COMMON)

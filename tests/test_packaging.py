@@ -86,7 +86,7 @@ def test_every_requirement_is_pinned() -> None:
     assert all(re.fullmatch(r"[a-z0-9.-]+", name) for name in pins)
     assert pins["torch"] == "2.13.0"
     extras = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *extras["test"], *extras["docs"], *extras["dev"]]:
+    for text in [*PROJECT["dependencies"], *extras["test"], *extras["wan"], *extras["docs"], *extras["dev"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
 

@@ -24,6 +24,12 @@ SHIPPED = {
     "mini": "backbone",
     "synthetic": "backbone",
     "self-forcing": "backbone",
+    "self-forcing-sid": "backbone",
+    "causvid": "backbone",
+    "causal-forcing": "backbone",
+    "longlive": "backbone",
+    "reward-forcing": "backbone",
+    "krea-realtime": "backbone",
 }
 
 

@@ -11,9 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from tetherflow.cache.interfaces import CacheShape, Rotary
+from tetherflow.cache.interfaces import CacheShape, Positions, Rotary
+from tetherflow.cache.layout import Layout
 from tetherflow.errors import KernelError, TetherflowError
 from tetherflow.tuning import Tunable, Tuning
+from tetherflow.weights.published import PublishedFile
 
 
 @attrs.frozen
@@ -39,6 +41,23 @@ class BackboneOptions(BaseModel):
     """Options of a backbone, written beside `use:` in a recipe; subclass it with the adapter's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@attrs.frozen
+class CacheUse:
+    """How a recipe would use a backbone's cache.
+
+    Attributes:
+        policies: names of the stage plugins, in the order of the stages.
+        layout: the cache's regions.
+        positions: key positions.
+        chunk_frames: latent frames denoised together.
+    """
+
+    policies: tuple[str, ...]
+    layout: Layout
+    positions: Positions
+    chunk_frames: int
 
 
 class VideoDecoder(Protocol):
@@ -93,6 +112,16 @@ class Backbone(ABC):
         dtype: torch.dtype = torch.float32,
         parity: bool = False,
     ) -> None: ...
+
+    @classmethod
+    def published_files(cls) -> tuple[PublishedFile, ...]:
+        """The files that `tetherflow fetch` gets for it; none if it brings its weights along."""
+        return ()
+
+    @classmethod
+    def advice(cls, use: CacheUse) -> list[str]:
+        """What speaks against using its cache so: one sentence each, shown as warnings before a run."""
+        return []
 
     @property
     @abstractmethod

@@ -11,16 +11,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tetherflow.backbone import Backbone, BackboneOptions, SamplerSettings
-from tetherflow.cache import CacheShape
-from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer, WanRotary
+from tetherflow.backbone import BackboneOptions, SamplerSettings
+from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
+from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
 from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
 
 Size = Annotated[int, Field(ge=1)]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Synthetic(Backbone):
+class Synthetic(CausalWanBackbone):
     """Wan2.1's transformer and video autoencoder at random weights, for benchmarks: its videos show nothing.
 
     Time and memory do not depend on what weights say. It has no text encoder: embeddings are drawn at random.
@@ -59,37 +59,12 @@ class Synthetic(Backbone):
             num_layers=options.layers,
             text_len=options.text_len,
         )
-        grid = arch.grid(*options.latent_size)
-        self._shape = CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, grid[0] * grid[1])
         generator = torch.Generator(device).manual_seed(options.seed)
         with torch.device("meta"):
             transformer = CausalWanTransformer(arch).to(dtype)
-        self._transformer = _filled(transformer, device, generator)
-        if not parity:
-            self._transformer.fuse()
-        self._rotary = WanRotary(arch.head_dim, grid, torch.float64 if parity else torch.float32)
+        self._use(_filled(transformer, device, generator), options.latent_size, parity=parity)
         self._generator = generator
         self._vae: WanVAE | None = None
-
-    @property
-    def transformer(self) -> CausalWanTransformer:
-        """The denoising transformer."""
-        return self._transformer
-
-    @property
-    def rotary(self) -> WanRotary:
-        """The rotary embedding of its queries and keys."""
-        return self._rotary
-
-    @property
-    def cache_shape(self) -> CacheShape:
-        """Layers, heads and tokens of its cache."""
-        return self._shape
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent frame."""
-        return (self._transformer.arch.in_dim, *self.options.latent_size)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Random embeddings `[B, text_len, text_dim]`, each prompt's its own."""

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cache.drive import Sizes, assert_same, attend, contents, run, write_script
+from tests.cache.drive import Sizes, assert_same, contents
 from tests.cache.plugins import DrawSelector, ScatterEvictor, tethercache
 from tetherflow import Candidates, Evictor, Layout, Scorer, Slots, hookimpl
 from tetherflow.cache import CacheEngine, Phase
 from tetherflow.errors import LayoutError, StageError, TetherflowError
 from tetherflow.pipeline import Pipeline
+from tetherflow.testing.script import attend, run, write_script
 from tetherflow_policies.sink_window import SinkWindow
 from tetherflow_policies.sliding_window import SlidingWindow
 
@@ -25,7 +26,8 @@ def window(recent: int = 4) -> CacheEngine:
 
 
 def one_pass(frames: int = 2, seed: int = 0, batch: int = 1) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return SIZES.random_pass(torch.Generator().manual_seed(seed), batch, frames)
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(batch)]
+    return SIZES.random_pass(generators, frames)
 
 
 def test_phases_follow_on_one_another() -> None:
@@ -254,11 +256,10 @@ def test_bfloat16_is_stored_and_returned() -> None:
         engine.end()
     for store in engine.layers:
         assert store.keys.dtype == store.values.dtype == store.read_keys.dtype == torch.bfloat16
-        tokens = store.keys[:, : engine.held].float()
+        tokens = store.take(store.keys, store.order).float()
+        keys, _ = store.statistics(store.order)
         # Of what is stored: of what was computed they would be off by bfloat16's rounding.
-        torch.testing.assert_close(
-            store.pooled["key_mean"][:, : engine.held], tokens.mean(dim=2), atol=1e-6, rtol=1e-6
-        )
+        torch.testing.assert_close(keys.mean, tokens.mean(dim=2), atol=1e-6, rtol=1e-6)
 
 
 def test_contents_are_copies() -> None:

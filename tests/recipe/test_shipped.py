@@ -19,13 +19,23 @@ NAMES = [
 ]
 
 
+PUBLISHED = [
+    "causal-forcing",
+    "causvid",
+    "krea-realtime",
+    "longlive",
+    "self-forcing",
+    "self-forcing-tethercache",
+]
+
+
 def regions(recipe: Recipe) -> tuple[int, int, int]:
     layout = layout_of(recipe)
     return layout.sink, layout.memory, layout.recent
 
 
 def test_all_are_there() -> None:
-    assert sorted(bundled_recipes()) == NAMES
+    assert sorted(bundled_recipes()) == sorted([*NAMES, *PUBLISHED])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +47,14 @@ def test_each_is_complete_and_says_what_it_is(
     assert recipe.description
     assert recipe.backbone.use == "mini"
     assert recipe.cache.budget == 21
+    assert "arXiv" in bundled_recipes()[name].read_text().partition("description")[0]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_those_of_published_models_say_what_to_fetch(name: str) -> None:
+    """Whether they suit their checkpoints is tested with those."""
+    recipe = load_recipe(name)
+    assert f"run `tetherflow fetch {recipe.backbone.use}` first" in recipe.description
     assert "arXiv" in bundled_recipes()[name].read_text().partition("description")[0]
 
 

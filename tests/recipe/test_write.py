@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tetherflow.recipe import bundled_recipes, dump_recipe, load_recipe
@@ -58,6 +58,7 @@ def test_every_shipped_recipe_reads_back(name: str, tmp_path: Path) -> None:
 
 
 @settings(max_examples=50)
+@example(prompts=["0E0", "-1e+4", "yes", "2020-01-01"])
 @given(prompts=st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1))
 def test_any_prompt_survives(prompts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     recipe = load_recipe("fifo", ["backbone.use=toy"])

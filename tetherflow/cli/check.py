@@ -7,6 +7,7 @@ from typing import Final
 import typer
 
 from tetherflow.cli.arguments import Overrides, RecipeName, overrides
+from tetherflow.cli.outcome import show_advice
 
 EXAMPLE: Final = "Example: tetherflow check my-recipe.yaml --set cache.regions.memory=12"
 NEEDS_ARGUMENTS: Final = True
@@ -17,6 +18,8 @@ def command(recipe: RecipeName, changes: Overrides = None) -> None:
 
     What is printed is a recipe itself: it stands alone and extends nothing.
     """
-    from tetherflow.recipe import dump_recipe, load_recipe
+    from tetherflow.recipe import advice_on, dump_recipe, load_recipe
 
-    typer.echo(dump_recipe(load_recipe(recipe, overrides(changes))), nl=False)
+    loaded = load_recipe(recipe, overrides(changes))
+    show_advice(advice_on(loaded))
+    typer.echo(dump_recipe(loaded), nl=False)

@@ -1,13 +1,15 @@
-"""What commands say at the end of a run."""
+"""What commands say before and after a run."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from tetherflow.rollout.run import RunResult
@@ -23,3 +25,9 @@ def files_of(result: RunResult) -> list[Path]:
         Console(stderr=True).print(f"interrupted; {kept}", style="yellow", soft_wrap=True)
         sys.exit(128 + result.signal)
     return files
+
+
+def show_advice(advice: Iterable[str]) -> None:
+    """Print what speaks against a recipe, which runs all the same, to standard error."""
+    for sentence in advice:
+        Console(stderr=True).print(Text(f"warning: {sentence}", style="yellow"), soft_wrap=True)

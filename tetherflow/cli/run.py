@@ -7,7 +7,7 @@ from typing import Final
 import typer
 
 from tetherflow.cli.arguments import OutputFolder, Overrides, RecipeName, overrides
-from tetherflow.cli.outcome import files_of
+from tetherflow.cli.outcome import files_of, show_advice
 
 EXAMPLE: Final = (
     "Example: tetherflow run tethercache --set rollout.seconds=60 --set rollout.seed=7 --output videos"
@@ -21,9 +21,10 @@ def command(recipe: RecipeName, changes: Overrides = None, output: OutputFolder 
     The folder holds the videos, the resolved recipe, a lock of everything the run depended on, a log, and the
     results. Run its recipe.yaml to make the videos again.
     """
-    from tetherflow.recipe import latent_frames_of, load_recipe
+    from tetherflow.recipe import advice_on, latent_frames_of, load_recipe
 
     loaded = load_recipe(recipe, overrides(changes, output))
+    show_advice(advice_on(loaded))
     videos = len(loaded.rollout.prompts) * loaded.rollout.samples
     counted = f"{videos} video{'s' * (videos > 1)} of {latent_frames_of(loaded)} latent frames"
     typer.echo(f"{loaded.output.name}: {counted}", err=True)

@@ -2,13 +2,21 @@
 
 from tetherflow.recipe.bundled import bundled_recipes
 from tetherflow.recipe.model import Recipe
-from tetherflow.recipe.parts import backbone_of, chunk_frames_of, latent_frames_of, layout_of, pipeline_of
+from tetherflow.recipe.parts import (
+    advice_on,
+    backbone_of,
+    chunk_frames_of,
+    latent_frames_of,
+    layout_of,
+    pipeline_of,
+)
 from tetherflow.recipe.read import load_recipe
 from tetherflow.recipe.schema import json_schema
 from tetherflow.recipe.write import dump_recipe
 
 __all__ = [
     "Recipe",
+    "advice_on",
     "backbone_of",
     "bundled_recipes",
     "chunk_frames_of",

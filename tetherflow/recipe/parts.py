@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from tetherflow.backbone import Backbone, BackboneOptions
+from tetherflow.backbone import Backbone, BackboneOptions, CacheUse
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError, PipelineError
 from tetherflow.pipeline import Pipeline
@@ -98,6 +98,20 @@ def check_parts(recipe: Recipe) -> list[Problem]:
     if first is not None and not Path(first).is_file():
         problems.append(Problem(("rollout", "first_frames"), f"there is no file {first}"))
     return problems
+
+
+def advice_on(recipe: Recipe) -> list[str]:
+    """What its backbone has to say against the recipe's cache and policy: warnings, not errors."""
+    stages = recipe.stages
+    selectors = [stages.select] if stages.select else []
+    entries = [stages.evict, *stages.score, *selectors, *stages.edit]
+    use = CacheUse(
+        policies=tuple(entry.use for entry in entries),
+        layout=layout_of(recipe),
+        positions=recipe.cache.positions,
+        chunk_frames=chunk_frames_of(recipe),
+    )
+    return load_backbone(recipe.backbone.use).advice(use)
 
 
 def _stage(entry: PluginEntry, stage: StageName, kind: type[Kind]) -> Kind:

@@ -80,10 +80,15 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# YAML 1.1 wants a dot in a float; people write 1e-4.
-_Loader.add_implicit_resolver(
-    _FLOAT, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+
+
+def read_exponents(kind: type[yaml.SafeLoader] | type[yaml.SafeDumper]) -> None:
+    """Let a loader take `1e-4` for a number, or a dumper know that: YAML 1.1 wants a dot, people do not."""
+    pattern = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    kind.add_implicit_resolver(_FLOAT, pattern, list("-+0123456789"))
+
+
+read_exponents(_Loader)
 
 
 def read_source(path: Path) -> Source:

@@ -10,7 +10,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from tetherflow import errors
 from tetherflow.errors import TetherflowError
-from tetherflow.recipe import Recipe
+from tetherflow.recipe import Recipe, advice_on
 from tetherflow.rollout.batches import PromptBatches, items_of
 from tetherflow.rollout.devices import accelerator_of
 from tetherflow.rollout.interrupt import relay_signals, restored_signals
@@ -63,6 +63,8 @@ def run_recipe(recipe: Recipe, progress: RolloutProgress | None = None) -> RunRe
     log.info(
         "run started", recipe=recipe.output.name, videos=len(items_of(recipe)), devices=recipe.runtime.devices
     )
+    for sentence in advice_on(recipe):
+        log.warning("advice", message=sentence)
     module = RolloutModule(recipe, folder, progress or RolloutProgress(enabled=False))
     stops: list[Stop] = []
     relayed: list[int] = []

@@ -2,92 +2,98 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from tetherflow.errors import WeightsError
 from tetherflow_backbones.causal_wan.architecture import Architecture
+from tetherflow_backbones.causal_wan.lora import merge_lora
 from tetherflow_backbones.causal_wan.transformer import CausalWanTransformer
+from tetherflow_backbones.loading import assign, check_parameters
+from tetherflow_backbones.recognise import describe
+from tetherflow_backbones.tensor_files import Stored, open_tensors
 
-PREFIX = "model."
+Weights = Literal["auto", "ema", "raw"]
+"""Which weights of a training run: their moving average where there is one, the average, or the last ones."""
+
+PREFIX: Final = "model."
 """What published checkpoints put before every parameter's name."""
+
+WRAPPERS: Final = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+"""What training frameworks leave within parameters' names."""
+
+_KEYS: Final[dict[Weights, tuple[str, ...]]] = {
+    "auto": ("generator_ema", "generator"),
+    "ema": ("generator_ema",),
+    "raw": ("generator",),
+}
 
 
 def load_transformer(
-    path: Path, arch: Architecture, *, device: torch.device, dtype: torch.dtype
+    path: Path,
+    arch: Architecture,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: Weights = "auto",
+    lora: Path | None = None,
+    lora_alpha: float = 1.0,
 ) -> CausalWanTransformer:
-    """A transformer with the parameters of a safetensors file, in inference mode.
+    """A transformer with the parameters of a checkpoint, in inference mode.
+
+    Tensors go from the file to the device one by one; the host never holds the model.
 
     Args:
-        path: safetensors file under the published names, with or without their `model.` prefix.
+        path: what `open_tensors` opens: under the published names, with or without their `model.` prefix and
+            wrappers, at the top or as `generator_ema` or `generator`.
         arch: the sizes that the file must have.
         device: where the parameters go.
         dtype: their type.
+        weights: which weights, of a file that holds several.
+        lora: an adapter to merge in.
+        lora_alpha: its scale α.
 
     Raises:
-        WeightsError: The file is missing, truncated or of another architecture.
+        WeightsError: A file is missing, truncated or of another architecture.
     """
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    stored = plain_names(path, open_tensors(path, lambda content: _state(path, content, weights)))
     with torch.device("meta"):
         model = CausalWanTransformer(arch)
-    check_parameters(path, model.state_dict(), state)
-    # assign keeps each tensor as it is loaded: nothing is allocated twice.
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in state.items()}, assign=True)
+    check_parameters(path, model, stored, f"Wan's transformer with {describe(arch)}")
+    if lora is not None:
+        stored = merge_lora(stored, lora, lora_alpha, device)
+    assign(model, stored, device, dtype)
     return model.eval().requires_grad_(False)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
+def plain_names(path: Path, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Tensors under the names that Wan2.1 gives them, without what training puts around.
 
     Raises:
-        WeightsError: It is missing, truncated or no safetensors file.
+        WeightsError: Two of them have the same name then.
     """
-    if not path.is_file():
-        raise WeightsError(f"weights are missing: {path} is not a file")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    plain: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        short = name
+        for wrapper in WRAPPERS:
+            short = short.replace(wrapper, "")
+        short = short.removeprefix(PREFIX)
+        if short in plain:
+            raise WeightsError(f"{path} holds {short} twice, once as {name}")
+        plain[short] = tensor
+    return plain
+
+
+def _state(path: Path, content: Mapping[str, Any], weights: Weights) -> Any:
+    """The state dictionary of a training run's checkpoint; the content itself if it is one already."""
+    for key in _KEYS[weights]:
+        if key in content:
+            return content[key]
+    if offered := [key for key in _KEYS["auto"] if key in content]:
         raise WeightsError(
-            f"{path} cannot be read as safetensors ({error}); it may be truncated: fetch or copy it again"
-        ) from error
-
-
-def check_parameters(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse a file whose names or shapes are not the expected ones, listing a few.
-
-    Raises:
-        WeightsError: They differ.
-    """
-    problems = []
-    if missing := sorted(expected.keys() - found.keys()):
-        problems.append(f"{len(missing)} parameters are missing: {_few(missing)}")
-    if unexpected := sorted(found.keys() - expected.keys()):
-        problems.append(f"{len(unexpected)} are unexpected: {_few(unexpected)}")
-    shapes = [
-        f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    if shapes:
-        problems.append(f"{len(shapes)} have another shape: {_few(shapes)}")
-    if problems:
-        raise WeightsError(f"{path} holds the weights of another architecture: " + "; ".join(problems))
-
-
-def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 over files, hexadecimal."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-def _few(items: list[str], limit: int = 3) -> str:
-    return ", ".join(items[:limit]) + (", …" if len(items) > limit else "")
+            f"{path} holds {' and '.join(offered)}, not weights '{weights}'; use weights: auto"
+        )
+    return content

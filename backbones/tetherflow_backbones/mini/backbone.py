@@ -10,15 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tetherflow.backbone import Backbone, BackboneOptions, SamplerSettings
-from tetherflow.cache import CacheShape
-from tetherflow_backbones.causal_wan import CausalWanTransformer, WanRotary
+from tetherflow.backbone import BackboneOptions, SamplerSettings
+from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
 from tetherflow_backbones.mini.scenes import held_out_seeds, render_bytes, sample_scenes
 from tetherflow_backbones.mini.weights import FILES, PACKAGED, load, sha256
 from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
 
 
-class Mini(Backbone):
+class Mini(CausalWanBackbone):
     """A miniature of Self-Forcing that ships with the package: two shapes that bounce on a gradient.
 
     Prompts are in words, such as "a red circle and a blue square bounce on a green field"; words it does not
@@ -44,40 +43,14 @@ class Mini(Backbone):
             raise TypeError(f"options are {type(options).__name__}, expected Mini.Options")
         self._folder = options.weights
         weights = load(options.weights)
-        arch = weights.transformer.arch
         self._frame = weights.frame
-        self._latent_shape = (arch.in_dim, weights.frame // 8, weights.frame // 8)
-        grid = arch.grid(*self._latent_shape[1:])
-        self._shape = CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, grid[0] * grid[1])
-        self._transformer = weights.transformer.to(device, dtype)
-        if not parity:
-            self._transformer.fuse()
-        self._rotary = WanRotary(arch.head_dim, grid, torch.float64 if parity else torch.float32)
+        size = (weights.frame // 8, weights.frame // 8)
+        self._use(weights.transformer.to(device, dtype), size, parity=parity)
         self._words = weights.words.to(device)
         # Decoding stays in float32: it is cheap at this width, and half precision shows on gradients.
         self._vae = WanVAE(weights.vae.to(device))
         self._dtype = dtype
         self.sampler = SamplerSettings()
-
-    @property
-    def transformer(self) -> CausalWanTransformer:
-        """The denoising transformer."""
-        return self._transformer
-
-    @property
-    def rotary(self) -> WanRotary:
-        """The rotary embedding of its queries and keys."""
-        return self._rotary
-
-    @property
-    def cache_shape(self) -> CacheShape:
-        """Layers, heads and tokens of its cache."""
-        return self._shape
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent frame."""
-        return self._latent_shape
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
