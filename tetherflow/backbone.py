@@ -159,6 +159,12 @@ class Backbone(ABC):
     def weights_digest(self) -> str:
         """SHA-256 over the weight files, hexadecimal; it identifies the model in a run's lock."""
 
+    def rest(self) -> None:  # noqa: B027 - most adapters are small enough to stay
+        """Take off the device what denoising does not need: text encoder, video autoencoder.
+
+        Each comes back by itself when it is used. Called in low-memory mode; does nothing by default.
+        """
+
     def tune(self, tuning: Tuning) -> None:
         """Compute as a recipe's runtime asks: by default, hand that to the transformer and rotary embedding.
 

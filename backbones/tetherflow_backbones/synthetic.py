@@ -81,6 +81,11 @@ class Synthetic(CausalWanBackbone):
         """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
         return self._autoencoder().encode(frames)
 
+    def rest(self) -> None:
+        """Move the video autoencoder off the device until it is next used."""
+        if self._vae is not None:
+            self._vae.rest()
+
     def weights_digest(self) -> str:
         """SHA-256 of the options, which determine the weights on one kind of device."""
         return hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()

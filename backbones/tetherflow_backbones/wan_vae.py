@@ -33,6 +33,8 @@ class WanVAE:
             raise ValueError(f"frames_per_call is {frames_per_call}, it must be at least 1")
         self.network = network
         self.frames_per_call = frames_per_call
+        self._device: torch.device | None = None
+        self._known_statistics: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], frames_per_call: int = 3) -> WanVAE:
@@ -61,7 +63,7 @@ class WanVAE:
             raise ValueError(f"frames are {frames.dtype}, expected torch.uint8")
         if frames.shape[1] % TEMPORAL != 1:
             raise ValueError(f"{frames.shape[1]} frames do not encode: the causal encoder takes 1 + 4k")
-        weight = next(self.network.parameters())
+        weight = next(self.awake().parameters())
         video = frames.to(weight.device).to(weight.dtype).div_(127.5).sub_(1).transpose(1, 2)
         mean, _ = encode_moments(self.network, video, self.frames_per_call)
         return self.normalise(mean.float())
@@ -73,6 +75,21 @@ class WanVAE:
     def decoder(self) -> WanDecoder:
         """A new stream's decoder."""
         return WanDecoder(self)
+
+    def rest(self) -> None:
+        """Move the network to the host's memory; it comes back when it encodes or decodes next."""
+        self._device = self._device or next(self.network.parameters()).device
+        self._move(torch.device("cpu"))
+
+    def awake(self) -> AutoencoderKLWan:
+        """The network, on its device."""
+        if self._device is not None:
+            self._move(self._device)
+        return self.network
+
+    @torch.inference_mode(False)  # a rollout's own would leave parameters that cannot be moved again
+    def _move(self, device: torch.device) -> None:
+        self.network.to(device)
 
     def normalise(self, latents: Tensor) -> Tensor:
         """The network's latents `[B, C, F, h, w]` to normalised ones `[B, F, C, h, w]`."""
@@ -87,12 +104,16 @@ class WanVAE:
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation a channel, `[C, 1, 1, 1]`, of the tensor's device and type."""
-        config = self.network.config
-        mean, std = (
-            torch.tensor(config[key], device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
-            for key in ("latents_mean", "latents_std")
-        )
-        return mean, std
+        key = (like.device, like.dtype)
+        if key not in self._known_statistics:  # copied once: a copy to a GPU would wait for it in every chunk
+            config = self.network.config
+            with torch.inference_mode(False):
+                mean, std = (
+                    torch.tensor(config[name], device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+                    for name in ("latents_mean", "latents_std")
+                )
+            self._known_statistics[key] = (mean, std)
+        return self._known_statistics[key]
 
 
 class WanDecoder:
@@ -122,7 +143,7 @@ class WanDecoder:
     def intensities(self, latents: Tensor) -> Tensor:
         """As calling, but the frames are float32 in -1..1."""
         vae = self._vae
-        weight = next(vae.network.parameters())
+        weight = next(vae.awake().parameters())
         z = vae.restore(latents.to(weight.device, torch.float32)).to(weight.dtype)
         video = decode_latents(vae.network, z, self._cache, not self._begun, vae.frames_per_call)
         self._begun = True

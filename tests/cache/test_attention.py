@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cache.drive import Sizes, assert_close, run, write_script
+from tests.cache.drive import Sizes, assert_close
 from tests.cache.plugins import tethercache
 from tetherflow import Layout
 from tetherflow.cache import CacheEngine, attention_for
 from tetherflow.cache.attention import AttentionName
 from tetherflow.errors import KernelError
-from tetherflow_backbones.causal_wan import WanRotary
+from tetherflow.testing.script import run, write_script
 
 CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def test_engine_attends_by_the_kernel_it_is_given() -> None:
             sizes.shape,
             Layout(1, 3, 4),
             tethercache(),
-            WanRotary(sizes.head_dim, sizes.grid),
+            sizes.rotary,
             attention=attention_for(name, CPU, torch.float32, sizes.head_dim),
         )
 

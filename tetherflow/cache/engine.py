@@ -47,6 +47,10 @@ class CacheEngine:
         device: where they live.
         strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
         attention: computes attention over the view.
+        chunk_frames: frames of the largest chunk, for as many of which evicted units can wait for a decision;
+            those of the recent region if omitted.
+        share_rotated: whether layers take turns with one buffer of rotated keys, and rotate in every pass: a
+            third less memory at block-relative positions, and the same bits.
 
     Raises:
         LayoutError: The regions do not suit the policy, or recall is asked of absolute positions.
@@ -65,6 +69,8 @@ class CacheEngine:
         device: torch.device | str = "cpu",
         strict: bool = True,
         attention: Attention = PLAIN,
+        chunk_frames: int | None = None,
+        share_rotated: bool = False,
     ) -> None:
         policy.check_layout(layout)
         if policy.recalls and positions == "absolute":
@@ -78,6 +84,8 @@ class CacheEngine:
         self.policy = policy
         self.rotary = rotary
         self.batch = batch
+        self.chunk_frames = layout.recent if chunk_frames is None else chunk_frames
+        layout.check_chunk(self.chunk_frames)
         self.positions = positions
         self.attention = attention
         self.device = torch.device(device)
@@ -85,17 +93,20 @@ class CacheEngine:
         sizes = StoreShape(
             batch,
             layout.budget,
-            layout.recent if policy.recalls else 0,
+            self.chunk_frames if policy.recalls else 0,
             shape.tokens,
             shape.heads,
             shape.head_dim,
         )
+        rotated: bool | Tensor = positions == "block-relative"
+        if rotated and share_rotated:
+            rotated = sizes.rotated(dtype, self.device)
         self.layers = [
             LayerStore(
                 sizes,
                 dtype=dtype,
                 device=self.device,
-                rotated=positions == "block-relative",
+                rotated=rotated,
                 pooled=policy.recalls,
             )
             for _ in range(shape.layers)
@@ -120,7 +131,9 @@ class CacheEngine:
     @property
     def nbytes(self) -> int:
         """Bytes that the cache occupies, side buffers included."""
-        return sum(layer.nbytes for layer in self.layers)
+        first = self.layers[0]
+        shared = first.rotated.nbytes if first.shared and first.rotated is not None else 0
+        return shared + sum(layer.nbytes for layer in self.layers)
 
     def begin(self, frames: int) -> None:
         """Make room for a chunk of `frames` latent frames, asking the policy what leaves.
@@ -133,6 +146,10 @@ class CacheEngine:
         if frames < 1:
             raise LayoutError(f"a chunk of {frames} frames; it needs at least 1")
         self.layout.check_chunk(frames)
+        if frames > self.chunk_frames:
+            raise LayoutError(
+                f"a chunk of {frames} frames; this cache was made for {self.chunk_frames} at most"
+            )
         self.phase = Phase.DENOISE
         self.chunk += 1
         held, self._incoming = self.held, frames
@@ -192,6 +209,8 @@ class CacheEngine:
         store = self.layers[layer]
         start, stop = self._history, self.held
         query, key, value = (x.unflatten(1, (self._incoming, -1)) for x in (query, key, value))
+        if store.shared:
+            self._rotate_history(store)
         turned = self.rotary.turn(key, self._chunk_phases)
         store.values[:, start:stop] = value
         store.read_keys[:, start:stop] = turned
@@ -283,7 +302,7 @@ class CacheEngine:
         target = pair_off(tail, ~gone[:, self._history :], holes)
         store.move(tail, target, rotated=True)
         store.origins[:, self._history : held] = EMPTY
-        if store.rotated is not None:
+        if store.rotated is not None and not store.shared:
             # Units below the first evicted rank keep their ranks, and so their rotated keys.
             store.sort(self._history)
             self._rotate(store, first, self._history)
@@ -310,6 +329,15 @@ class CacheEngine:
         slots = store.order[:, start:stop]
         turned = self.rotary.turn(store.take(store.keys, slots), self._ranks[start:stop])
         store.put(store.rotated, slots, turned)
+
+    def _rotate_history(self, store: LayerStore) -> None:
+        """Rotate all keys but the chunk's own, where they lie, into the buffer that layers share."""
+        if store.rotated is None:
+            return
+        ranks = store.order[:, : self._history].argsort(dim=1)  # of the units in slots 0, 1, …
+        store.rotated[:, : self._history] = self.rotary.turn(
+            store.keys[:, : self._history], self._ranks[ranks]
+        )
 
     def _check_pass(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Refuse what would go wrong in silence: shapes that broadcast, a second context pass."""

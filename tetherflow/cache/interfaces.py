@@ -40,7 +40,7 @@ class Rotary(Protocol):
         ...
 
     def turn(self, x: Tensor, phases: Tensor) -> Tensor:
-        """Rotate frames `[B, F, T, H, D]` by the phases of F frames."""
+        """Rotate frames `[B, F, T, H, D]` by the phases of F frames, or of each sample's own: `[B, F, …]`."""
         ...
 
 

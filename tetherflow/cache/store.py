@@ -38,6 +38,11 @@ class StoreShape:
     heads: int
     head_dim: int
 
+    def rotated(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A buffer for the rotated keys of the slots that attention may read."""
+        size = (self.batch, self.budget, self.tokens, self.heads, self.head_dim)
+        return torch.zeros(size, dtype=dtype, device=device)
+
 
 class LayerStore:
     """Keys, values and origins of one layer.
@@ -51,21 +56,29 @@ class LayerStore:
         shape: sizes of the buffers.
         dtype: type of keys and values.
         device: where they live.
-        rotated: whether to keep rotated copies of the keys beside them (block-relative positions).
+        rotated: whether to keep rotated copies of the keys beside them (block-relative positions), or a
+            buffer for them `[B, K, T, H, D]`, which layers take in turns.
         pooled: whether to keep each unit's key and value statistics (recall).
     """
 
     def __init__(
-        self, shape: StoreShape, *, dtype: torch.dtype, device: torch.device, rotated: bool, pooled: bool
+        self,
+        shape: StoreShape,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        rotated: bool | Tensor,
+        pooled: bool,
     ) -> None:
         self.shape = shape
         slots = shape.budget + shape.pending
         unit = (shape.tokens, shape.heads, shape.head_dim)
         self.keys = torch.zeros(shape.batch, slots, *unit, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.rotated = (
-            torch.zeros(shape.batch, shape.budget, *unit, dtype=dtype, device=device) if rotated else None
-        )
+        self.shared = isinstance(rotated, Tensor)
+        self.rotated = shape.rotated(dtype, device) if rotated is True else None
+        if isinstance(rotated, Tensor):
+            self.rotated = rotated
         self.origins = torch.full((shape.batch, slots), EMPTY, dtype=torch.int64, device=device)
         self.order = torch.empty(shape.batch, 0, dtype=torch.int64, device=device)
         # Of keys and values, mean and variance: one buffer, so that a unit's statistics move in one copy.
@@ -79,7 +92,7 @@ class LayerStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers; the order of time, a few bytes a unit, does not count."""
+        """Bytes of its own buffers; the order of time, a few bytes a unit, does not count."""
         return sum(tensor.nbytes for name, tensor in self._tensors() if name != "order")
 
     def sort(self, held: int) -> None:
@@ -108,7 +121,8 @@ class LayerStore:
             rotated: whether the rotated keys go along; pending slots have none.
         """
         rows = self._rows(source)
-        along = [buffer for buffer in (self.moments, self.rotated if rotated else None) if buffer is not None]
+        turned = self.rotated if rotated and not self.shared else None
+        along = [buffer for buffer in (self.moments, turned) if buffer is not None]
         for buffer in (self.keys, self.values, self.origins, *along):
             wide = _wide(buffer)
             wide[rows, target] = wide[rows, source]
@@ -157,7 +171,7 @@ class LayerStore:
             ("origins", self.origins),
             ("order", self.order),
         )
-        if self.rotated is not None:
+        if self.rotated is not None and not self.shared:
             yield "rotated", self.rotated
         if self.moments is not None:
             yield "moments", self.moments

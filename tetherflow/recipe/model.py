@@ -210,6 +210,11 @@ class Runtime(Section):
         description="Type of the transformer's matrix products: that of precision, or fp8, which is faster "
         "on a recent GPU and rounds more.",
     )
+    memory: Literal["normal", "low"] = Field(
+        default="normal",
+        description="low saves GPU memory and costs time: layers share one buffer of rotated keys, and the "
+        "autoencoder is on the GPU only while it decodes. The videos are the same.",
+    )
     checks: Literal["auto", "strict", "deferred"] = Field(
         default="auto",
         description="When plugins' results are checked: at once, or a chunk later without a stall.",

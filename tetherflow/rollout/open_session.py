@@ -45,6 +45,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         device=device,
         dtype=dtype,
         attention=_attention_of(recipe, device, backbone),
+        low_memory=recipe.runtime.memory == "low",
     )
 
 

@@ -55,6 +55,8 @@ class Session:
         device: where it runs.
         dtype: type of the transformer's weights and of the cache.
         attention: computes self-attention over the cache.
+        low_memory: whether to save memory at the cost of time: layers share one buffer of rotated keys,
+            decoding waits its turn, and text encoder and autoencoder leave the device when idle.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Session:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: Attention = PLAIN,
+        low_memory: bool = False,
     ) -> None:
         self.backbone = backbone
         self.layout = layout
@@ -78,6 +81,7 @@ class Session:
         self.strict = self.device.type == "cpu" if strict is None else strict
         self.dtype = dtype
         self.attention = attention
+        self.low_memory = low_memory
         self.settings: SamplerSettings = backbone.sampler
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
         layout.check_chunk(self.chunk_frames)
@@ -104,6 +108,8 @@ class Session:
             device=self.device,
             strict=self.strict,
             attention=self.attention,
+            chunk_frames=self.chunk_frames,
+            share_rotated=self.low_memory,
         )
 
     @torch.inference_mode()
@@ -136,8 +142,12 @@ class Session:
             if first_latents.shape != expected:
                 raise ValueError(f"first_latents is {list(first_latents.shape)}; expected {list(expected)}")
         text = self.backbone.transformer.prepare_text(self.backbone.encode_prompts(prompts))
+        if self.low_memory:
+            self.backbone.rest()
         self.cache = self.new_cache(len(prompts))
-        decoder = ChunkDecoder(self.backbone.decoder(), self.device) if decode else None
+        decoder: ChunkDecoder | None = None
+        if decode:
+            decoder = ChunkDecoder(self.backbone.decoder(), self.device, beside=not self.low_memory)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         index = done = 0
         given = 0 if first_latents is None else min(first_latents.shape[1], latent_frames)
@@ -150,6 +160,8 @@ class Session:
                 frames = min(self.chunk_frames, latent_frames - done)
                 latents = self.sampler.denoise(self.cache, text, self._noise(generators, frames))
             yield Chunk(index, latents, None if decoder is None else decoder(latents))
+            if self.low_memory:
+                self.backbone.rest()
             index, done = index + 1, done + frames
         self.cache.checks.drain()
 

@@ -119,7 +119,7 @@ class CausalWanTransformer(nn.Module):
         """
         x = self.patch_embedding(latents.transpose(1, 2))  # [B, dim, F, rows, columns]
         grid = (x.shape[3], x.shape[4])
-        x = x.flatten(2).transpose(1, 2)
+        x = x.flatten(2).transpose(1, 2).contiguous()  # as every block leaves it, so that they compile as one
         time = self.time_embedding(sinusoids(timesteps.flatten(), self.arch.freq_dim).type_as(x))
         modulation = self.time_projection(time).unflatten(1, (6, -1)).unflatten(0, timesteps.shape)
         for layer, block in enumerate(self.blocks):

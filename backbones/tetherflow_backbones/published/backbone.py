@@ -111,6 +111,11 @@ class PublishedWan(CausalWanBackbone):
         """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
         return self._autoencoder().encode(frames)
 
+    def rest(self) -> None:
+        """Move the video autoencoder off the device until it is next used."""
+        if self._vae is not None:
+            self._vae.rest()
+
     def weights_digest(self) -> str:
         """SHA-256 over the weight files that are there: transformer, adapter, text encoder, autoencoder."""
         options, lora = self.options, self._lora()

@@ -1,0 +1,44 @@
+"""A video autoencoder that leaves its device when idle comes back when it is used, and decodes the same."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.backbones.test_synthetic import OVERRIDES
+from tetherflow.recipe import load_recipe
+from tetherflow.rollout.open_session import open_session
+from tetherflow_backbones.synthetic import Synthetic
+
+CPU = torch.device("cpu")
+
+
+def test_low_memory_changes_no_bit() -> None:
+    """Neither latents nor frames; `tests/gpu` shows that the autoencoder leaves the GPU meanwhile."""
+    normal, low = (
+        open_session(load_recipe("tethercache", [*OVERRIDES, f"runtime.memory={memory}"]), CPU)
+        for memory in ("normal", "low")
+    )
+    videos = [list(session.stream(["a"], latent_frames=30, seeds=[0])) for session in (normal, low)]
+    for one, other in zip(*videos, strict=True):
+        assert one.frames is not None
+        assert other.frames is not None
+        assert torch.equal(one.latents, other.latents)
+        assert torch.equal(one.frames, other.frames)
+    assert normal.cache is not None
+    assert low.cache is not None
+    assert low.cache.nbytes < normal.cache.nbytes
+
+
+def test_autoencoder_works_after_a_rest() -> None:
+    session = open_session(load_recipe("fifo", OVERRIDES), CPU)
+    backbone = session.backbone
+    assert isinstance(backbone, Synthetic)
+    backbone.rest()  # nothing is loaded yet
+    latents = torch.randn(1, 3, *backbone.latent_shape)
+    before = backbone.decoder()(latents)
+    with torch.inference_mode():
+        backbone.rest()
+        decoder = backbone.decoder()
+    assert torch.equal(decoder(latents), before)
+    backbone.rest()
+    assert backbone.encode_video(before).shape == (1, 3, *backbone.latent_shape)
