@@ -255,7 +255,8 @@ class CacheMachine(EngineMachine):
         if not self.case.recalls or not self.engine.held:
             return
         for store in self.engine.layers:
-            for found, buffer in zip(store.statistics(store.order), (store.keys, store.values), strict=True):
+            for kind, buffer in enumerate((store.keys, store.values)):
+                found = store.statistics(store.order)[:, :, kind]
                 tokens = store.take(buffer, store.order).double()
                 for part, expected in (
                     (found.mean, tokens.mean(dim=2)),

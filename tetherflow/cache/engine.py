@@ -117,7 +117,7 @@ class CacheEngine:
         self.dropped: list[Tensor] = [self._no_units() for _ in self.layers]
         self._history = 0  # units kept while the current chunk runs
         self._incoming = 0  # units of the current chunk
-        self._pending = 0  # evicted units that await the context pass
+        self._pending = self._slots(0, 0)  # of evicted units that await the context pass
         self._committed: set[int] = set()  # layers whose context pass has run
         if positions == "block-relative":
             self._ranks = rotary.phases(torch.arange(layout.budget, device=self.device))
@@ -153,9 +153,10 @@ class CacheEngine:
         self.phase = Phase.DENOISE
         self.chunk += 1
         held, self._incoming = self.held, frames
-        leaving = max(0, held + frames - self.layout.budget)
+        budget = self.layout.budget
+        leaving = max(0, held + frames - budget)
         self._history = held - leaving
-        self._pending = leaving if self.policy.recalls else 0
+        self._pending = self._slots(budget, budget + leaving if self.policy.recalls else budget)
         self.dropped = [self._no_units() for _ in self.layers]
         if leaving:
             for index in range(len(self.layers)):
@@ -218,7 +219,7 @@ class CacheEngine:
             if store.rotated is not None:
                 store.keys[:, start:stop] = key
             store.pool(start, stop)
-            if self._pending:
+            if self._pending.shape[1]:
                 self._recall(layer, query)
         return self.attention(
             self.rotary.turn(query, self._chunk_phases).flatten(1, 2),
@@ -278,7 +279,7 @@ class CacheEngine:
         for layer, tensors in zip(self.layers, state["layers"], strict=True):
             layer.restore(tensors)
         self.phase = Phase.IDLE
-        self._pending = 0
+        self._pending = self._slots(0, 0)
         self.dropped = [tensor.clone() for tensor in state["dropped"]]
 
     def _make_room(self, index: int, held: int, leaving: int) -> None:
@@ -291,13 +292,12 @@ class CacheEngine:
             evicted = store.order[:, eviction.ranks.start : eviction.ranks.stop]
         else:
             evicted = store.order.gather(1, eviction.ranks)
-        budget = self.layout.budget
         if eviction.to == "memory":
-            store.move(evicted, torch.arange(budget, budget + leaving, device=self.device).expand_as(evicted))
+            store.move(evicted, self._pending)
         else:
             self.dropped[index] = store.unit_origins(evicted)
         gone = torch.zeros(self.batch, held, dtype=torch.bool, device=self.device).scatter_(1, evicted, True)
-        tail = torch.arange(self._history, held, device=self.device).expand(self.batch, -1)
+        tail = self._slots(self._history, held)
         holes = evicted.sort(dim=1).values  # those below the new end first
         target = pair_off(tail, ~gone[:, self._history :], holes)
         store.move(tail, target, rotated=True)
@@ -313,12 +313,10 @@ class CacheEngine:
         memory = self.layout.memory_of(self.held)
         members = store.order[:, memory.start : memory.stop]
         sink = store.order[:, : memory.start]
-        budget = self.layout.budget
-        pending = torch.arange(budget, budget + self._pending, device=self.device).expand(self.batch, -1)
         self.dropped[index] = recall(
-            store, self.policy, self.checks, index, self.chunk, query, sink, members, pending
+            store, self.policy, self.checks, index, self.chunk, query, sink, members, self._pending
         )
-        store.origins[:, budget:] = EMPTY
+        store.origins[:, self.layout.budget :] = EMPTY
         store.sort(self.held)
         self._rotate(store, memory.start, memory.stop)
 
@@ -354,6 +352,10 @@ class CacheEngine:
             if layer in self._committed:
                 raise TetherflowError(f"layer {layer} attends a second time in the context pass")
             self._committed.add(layer)
+
+    def _slots(self, start: int, stop: int) -> Tensor:
+        """The slots `start … stop-1` for every sample, `[B, stop - start]`."""
+        return torch.arange(start, stop, device=self.device).expand(self.batch, -1)
 
     def _no_units(self) -> Tensor:
         return torch.empty(self.batch, 0, dtype=torch.int64, device=self.device)

@@ -44,14 +44,14 @@ def recall(
     competing = slots[:, sink.shape[1] :]
     capacity, newcomers = members.shape[1], pending.shape[1]
     origins = store.unit_origins(competing)
-    keys, values = store.statistics(slots)
+    statistics = store.statistics(slots)
     candidates = Candidates(
         layer=layer,
         chunk=chunk,
         capacity=capacity,
         residents=capacity,
         origins=origins.clone(),
-        mean_keys=keys.mean[:, sink.shape[1] :].clone(),
+        mean_keys=statistics.mean[:, sink.shape[1] :, 0].clone(),
         mean_query=query.float().mean(dim=(1, 2)),
         read_keys=lambda: store.take(store.keys, competing),
         read_values=lambda: store.take(store.values, competing),
@@ -61,6 +61,7 @@ def recall(
     kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, chosen, True)
     admitted = kept[:, capacity:]
     if policy.edits:
+        own, trusted = statistics[:, -newcomers:], statistics[:, :-newcomers].pooled()
         first, last = store.shape.budget, store.shape.budget + newcomers
         draft = Draft(
             layer=layer,
@@ -69,10 +70,10 @@ def recall(
             admitted=admitted.clone(),
             keys=store.keys[:, first:last].clone(),
             values=store.values[:, first:last].clone(),
-            key_statistics=keys[:, -newcomers:],
-            value_statistics=values[:, -newcomers:],
-            trusted_keys=keys[:, :-newcomers].pooled(),
-            trusted_values=values[:, :-newcomers].pooled(),
+            key_statistics=own[:, :, 0],
+            value_statistics=own[:, :, 1],
+            trusted_keys=trusted[:, 0],
+            trusted_values=trusted[:, 1],
             trusted_units=sink.shape[1] + capacity,
         )
         policy.edit(draft, checks)

@@ -26,12 +26,12 @@ class Statistics:
         mean = x.mean(dim=-3)
         return cls(mean, (x - mean.unsqueeze(-3)).square_().mean(dim=-3))
 
-    def __getitem__(self, index: slice | tuple[slice, ...]) -> Statistics:
+    def __getitem__(self, index: slice | tuple[slice | int, ...]) -> Statistics:
         """Views of what `index` selects from both tensors."""
         return Statistics(self.mean[index], self.variance[index])
 
     def pooled(self) -> Statistics:
-        """Statistics over all N units, by the law of total variance: `[B, N, …]` to `[B, heads, head_dim]`.
+        """Statistics over all N units, by the law of total variance: `[B, N, …]` to `[B, …]`.
 
         Every unit has equally many tokens, so the pool's mean is the mean of the means, and its variance the
         mean of the variances plus the variance of the means. Nothing of the tokens is read again.

@@ -81,7 +81,7 @@ class LayerStore:
             self.rotated = rotated
         self.origins = torch.full((shape.batch, slots), EMPTY, dtype=torch.int64, device=device)
         self.order = torch.empty(shape.batch, 0, dtype=torch.int64, device=device)
-        # Of keys and values, mean and variance: one buffer, so that a unit's statistics move in one copy.
+        # Mean and variance, of keys and values: one buffer, so that a unit's statistics move in one copy.
         moments = (shape.batch, slots, 2, 2, shape.heads, shape.head_dim)
         self.moments = torch.zeros(moments, dtype=torch.float32, device=device) if pooled else None
 
@@ -133,19 +133,18 @@ class LayerStore:
             return
         for kind, buffer in enumerate((self.keys, self.values)):
             statistics = Statistics.of(buffer[:, start:stop])
-            self.moments[:, start:stop, kind, 0] = statistics.mean
-            self.moments[:, start:stop, kind, 1] = statistics.variance
+            self.moments[:, start:stop, 0, kind] = statistics.mean
+            self.moments[:, start:stop, 1, kind] = statistics.variance
 
-    def statistics(self, slots: Tensor) -> tuple[Statistics, Statistics]:
-        """Key and value statistics of the units in `slots` `[B, n]`, each `[B, n, H, D]`.
+    def statistics(self, slots: Tensor) -> Statistics:
+        """Statistics of the units in `slots` `[B, n]`, of keys and of values: `[B, n, 2, H, D]`.
 
         Raises:
             TetherflowError: This store keeps none.
         """
         if self.moments is None:
             raise TetherflowError("this store keeps no statistics; make it with pooled=True")
-        keys, values = self.take(self.moments, slots).unbind(dim=2)
-        return Statistics(*keys.unbind(dim=2)), Statistics(*values.unbind(dim=2))
+        return Statistics(*self.take(self.moments, slots).unbind(dim=2))
 
     def shapes(self) -> dict[str, torch.Size]:
         """Shapes of all buffers but `order`, which grows while the cache fills."""
