@@ -273,6 +273,21 @@ def test_scorers_run_in_recipe_order_and_add_up() -> None:
     assert list(scores) == ["one", "two", "three"]
 
 
+def test_editor_that_swaps_keys_and_values_gets_what_it_asked_for() -> None:
+    class Swap(Editor):
+        @hookimpl
+        def edit(self, draft: Draft) -> None:
+            draft.keys, draft.values = draft.values, draft.keys
+
+    recorder = Recorder()
+    engine = SIZES.engine(LAYOUT, Pipeline(RecallWindow(), select=recorder, edit=[Swap()]))
+    run(engine, write_script(SIZES, [*FILLING, 3]))
+    _, _, keys, values = recorder.given[0]  # of layer 0
+    found_keys, found_values = (x[:, 1:3] for x in engine.contents(0))
+    assert torch.equal(found_keys, values[:, -2:])
+    assert torch.equal(found_values, keys[:, -2:])
+
+
 def test_editors_run_in_recipe_order() -> None:
     recorder = Recorder()
     policy = Pipeline(RecallWindow(), select=recorder, edit=[Blend("first", 1.0), Blend("second", 10.0)])

@@ -10,7 +10,7 @@ import pluggy
 import torch
 from torch import Tensor
 
-from tetherflow.cache.checks import Checks
+from tetherflow.cache.checks import Checks, is_finite
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.stage_data import Candidates, Draft, Eviction, Slots
 from tetherflow.errors import PipelineError, StageError, TetherflowError
@@ -65,6 +65,11 @@ class Pipeline:
         """Whether evicted units compete for memory."""
         return self.selector is not None
 
+    @property
+    def edits(self) -> bool:
+        """Whether newcomers are edited before they enter memory."""
+        return bool(self.editors)
+
     def check_layout(self, layout: Layout) -> None:
         """Ask every stage whether the regions suit it.
 
@@ -116,7 +121,7 @@ class Pipeline:
                 raise fail(f"returned {_kind(score)}; expected floating point {list(total.shape)}")
             if score.device != total.device:
                 raise fail(f"returned a score on {score.device}; expected {total.device}")
-            checks.require(score.isfinite().all(), _later(fail, "returned a score that is not finite"))
+            checks.require(is_finite(score), _later(fail, "returned a score that is not finite"))
             scores[stage.name] = score
             total = total + score.float()
         return total, scores
@@ -152,7 +157,7 @@ class Pipeline:
                     raise fail(
                         f"made the draft's {name} {_kind(tensor)}; expected {dtype} {list(shape)} on {device}"
                     )
-                checks.require(tensor.isfinite().all(), _later(fail, f"made {name} that are not finite"))
+                checks.require(is_finite(tensor), _later(fail, f"made {name} that are not finite"))
 
     def _check_cardinality(self) -> None:
         expected: list[tuple[object, type[Stage]]] = [(self.evictor, Evictor), (self.selector, Selector)]

@@ -31,7 +31,7 @@ class Relevance(Scorer):
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:
         """Attention mass of each candidate, `[B, N]`; sums to 1 over N."""
-        logits = torch.einsum("bhd,bnhd->bnh", candidates.mean_query, candidates.mean_keys).mean(dim=-1)
+        logits = (candidates.mean_query[:, None] * candidates.mean_keys).sum(dim=-1).mean(dim=-1)
         scale = candidates.head_dim**0.5 * self.options.temperature
         return torch.softmax(logits / scale, dim=-1)
 
@@ -55,10 +55,10 @@ class TemporalDiversity(Scorer):
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
         frames = candidates.origins.float()
-        extent = frames.amax(dim=1) - frames.amin(dim=1) + 1
+        extent = frames[:, -1] - frames[:, 0] + 1
         sigma = (extent / 2).clamp_min(1)[:, None, None]
         distance = (frames[:, :, None] - frames[:, None, :]).abs()
-        nearness = torch.exp(-distance / sigma)
+        nearness = torch.exp(distance / -sigma)
         nearness.diagonal(dim1=1, dim2=2).zero_()
         redundancy = (scores[RELEVANCE][:, None, :] * nearness).amax(dim=-1)
         return self.options.alpha * (1 - redundancy).clamp_min(0)

@@ -33,14 +33,15 @@ class Tame(Editor):
         draft.values = self._towards(draft.values, draft.value_statistics, draft.trusted_values)
 
     def _towards(self, x: Tensor, own: Statistics, trusted: Statistics) -> Tensor:
-        """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics, in float32."""
+        """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics; in place if float32."""
         tau = self.options.tau
-        scale = trusted.variance[:, None].sqrt() / own.variance.sqrt().clamp_min(EPS)
+        scale = (trusted.variance[:, None] / own.variance.clamp_min(EPS**2)).sqrt()
         # (1 − τ) x + τ (scale · (x − μ_x) + μ_t), regrouped by x − μ_x. Centred first: where σ_x is small
         # beside μ_x, the scale is large, and scale · x − scale · μ_x would cancel to noise.
-        gain = 1 + tau * (scale - 1)
-        mean = own.mean + tau * (trusted.mean[:, None] - own.mean)
-        return ((x.float() - own.mean[:, :, None]) * gain[:, :, None] + mean[:, :, None]).to(x.dtype)
+        gain = scale * tau + (1 - tau)
+        mean = own.mean.lerp(trusted.mean[:, None], tau)
+        centred = x.float().sub_(own.mean[:, :, None])
+        return centred.mul_(gain[:, :, None]).add_(mean[:, :, None]).to(x.dtype)
 
 
 EPS = 1e-6

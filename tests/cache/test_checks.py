@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from tetherflow.cache.checks import Checks
+from tetherflow.cache.checks import Checks, is_finite
 from tetherflow.errors import TetherflowError
 
 YES, NO = torch.tensor(True), torch.tensor(False)
@@ -73,3 +75,14 @@ def test_condition_that_failed_is_kept_although_its_tensor_changes() -> None:
     flag.fill_(True)
     with pytest.raises(TetherflowError, match="broken"):
         checks.drain()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_element_is_found_wherever_it_is(dtype: torch.dtype, bad: float) -> None:
+    x = torch.finfo(dtype).max * torch.tensor([-1.0, 1.0], dtype=dtype).repeat(50)
+    assert bool(is_finite(x))
+    for place in range(len(x)):
+        broken = x.clone()
+        broken[place] = bad
+        assert not bool(is_finite(broken))

@@ -439,14 +439,13 @@ class CacheMachine(RuleBasedStateMachine):
         if not self.case.recalls or not self.engine.held:
             return
         for store in self.engine.layers:
-            for name, x in (("key", store.keys), ("value", store.values)):
-                tokens = x[:, : self.engine.held].double()
+            for found, buffer in zip(store.statistics(store.order), (store.keys, store.values), strict=True):
+                tokens = store.take(buffer, store.order).double()
                 for part, expected in (
-                    ("mean", tokens.mean(dim=2)),
-                    ("variance", tokens.var(dim=2, correction=0)),
+                    (found.mean, tokens.mean(dim=2)),
+                    (found.variance, tokens.var(dim=2, correction=0)),
                 ):
-                    found = store.pooled[f"{name}_{part}"][:, : self.engine.held].double()
-                    torch.testing.assert_close(found, expected, atol=NEAR, rtol=NEAR)
+                    torch.testing.assert_close(part.double(), expected, atol=NEAR, rtol=NEAR)
 
     @invariant()
     def buffers_never_move_or_grow(self) -> None:
@@ -512,8 +511,8 @@ class CacheMachine(RuleBasedStateMachine):
     def static_buffers(self) -> list[Tensor]:
         found: list[Tensor] = []
         for store in self.engine.layers:
-            found += [store.keys, store.values, store.origins, *store.pooled.values()]
-            found += [] if store.rotated is None else [store.rotated]
+            found += [store.keys, store.values, store.origins]
+            found += [buffer for buffer in (store.moments, store.rotated) if buffer is not None]
         return found
 
     def random_pass(self, frames: int) -> Pass:

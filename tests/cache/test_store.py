@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given
 
 from tetherflow.cache.store import EMPTY, LayerStore, StoreShape, pair_off
+from tetherflow.errors import TetherflowError
 
 SHAPE = StoreShape(batch=2, budget=4, pending=2, tokens=3, heads=1, head_dim=2)
 
@@ -17,8 +19,7 @@ def store(rotated: bool = True, pooled: bool = True) -> LayerStore:
     for buffer in (
         made.keys,
         made.values,
-        *made.pooled.values(),
-        *([made.rotated] if made.rotated is not None else []),
+        *(buffer for buffer in (made.moments, made.rotated) if buffer is not None),
     ):
         buffer.copy_(torch.randn(buffer.shape, generator=generator))
     made.origins[:, :4] = torch.tensor([[3, 0, 2, 1], [0, 1, 2, 3]])
@@ -47,10 +48,10 @@ def test_pair_off_gives_every_mover_a_vacant_hole_of_its_own(
     """Movers take distinct vacant holes, in order; all others stay where they are."""
     moving, vacant = torch.tensor(rows[0]), torch.tensor(rows[1])
     movers = (100 + torch.arange(moving.shape[1])).expand_as(moving)
-    holes = torch.arange(vacant.shape[1]).flip(0).expand_as(vacant)
-    target = pair_off(movers, moving, holes, vacant)
+    holes = vacant.logical_not().to(torch.int8).argsort(dim=1)  # vacant ones first
+    target = pair_off(movers, moving, holes)
     for row in range(len(moving)):
-        free = holes[row][vacant[row]].tolist()
+        free = holes[row][: int(vacant[row].sum())].tolist()
         assert target[row][moving[row]].tolist() == free[: int(moving[row].sum())]
         assert torch.equal(target[row][~moving[row]], movers[row][~moving[row]])
 
@@ -73,13 +74,8 @@ def test_take_copies() -> None:
 def test_move_carries_all_that_belongs_to_a_unit() -> None:
     made, old = store(), store()
     made.move(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[4, 5], [5, 4]]))
-    for name, buffer in {
-        "keys": made.keys,
-        "values": made.values,
-        "origins": made.origins,
-        **made.pooled,
-    }.items():
-        before = getattr(old, name) if name in ("keys", "values", "origins") else old.pooled[name]
+    for name in ("keys", "values", "origins", "moments"):
+        buffer, before = getattr(made, name), getattr(old, name)
         assert torch.equal(buffer[0, 4:], before[0, :2])
         assert torch.equal(buffer[1, 4:], before[1, [3, 2]])
         assert torch.equal(buffer[:, :4], before[:, :4])
@@ -101,10 +97,8 @@ def test_move_reads_all_before_it_writes() -> None:
 def test_snapshot_is_a_copy_and_restore_brings_it_back() -> None:
     made, old = store(), store()
     state = made.snapshot()
-    for buffer in (made.keys, made.values, made.origins, made.order, *made.pooled.values()):
-        buffer.zero_()
-    assert made.rotated is not None
-    made.rotated.zero_()
+    for name in state:
+        getattr(made, name).zero_()
     made.restore(state)
     for name, tensor in old.snapshot().items():
         assert torch.equal(made.snapshot()[name], tensor)
@@ -115,6 +109,30 @@ def test_only_what_is_asked_for_is_kept() -> None:
     plain = store(rotated=False, pooled=False)
     assert plain.rotated is None
     assert plain.read_keys is plain.keys
-    assert not plain.pooled
+    assert plain.moments is None
     assert plain.nbytes < store().nbytes
     assert bool((plain.origins[:, 4:] == EMPTY).all())
+
+
+def test_statistics_that_are_not_kept_are_refused() -> None:
+    plain = store(pooled=False)
+    with pytest.raises(TetherflowError, match="keeps no statistics"):
+        plain.statistics(plain.order)
+
+
+@pytest.mark.parametrize("head_dim", [1, 2, 3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_units_of_any_size_are_moved_bit_for_bit(head_dim: int, dtype: torch.dtype) -> None:
+    """Also those that do not split into elements of 16 bytes, and bits that are no number."""
+    shape = StoreShape(batch=2, budget=4, pending=0, tokens=1, heads=1, head_dim=head_dim)
+    made = LayerStore(shape, dtype=dtype, device=torch.device("cpu"), rotated=True, pooled=False)
+    made.keys.copy_(torch.randn(made.keys.shape)).view(-1)[::5] = torch.nan
+    source, target = torch.tensor([[0, 3], [2, 1]]), torch.tensor([[3, 1], [0, 2]])
+    expected, rows = made.keys.clone(), torch.arange(2)[:, None]
+    expected[rows, target] = made.keys[rows, source]
+    assert made.rotated is not None
+    made.put(made.rotated, target, made.take(made.keys, source))
+    made.move(source, target)
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    assert torch.equal(made.keys.view(bits), expected.view(bits))
+    assert torch.equal(made.rotated[rows, target].view(bits), expected[rows, target].view(bits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,3 +62,12 @@ class Checks:
         for holds, failure in zip(host.tolist(), failures, strict=True):
             if not holds:
                 raise failure()
+
+
+def is_finite(x: Tensor) -> Tensor:
+    """Whether all of `x` is finite, as a scalar bool tensor.
+
+    Reads `x` once: its extremes are NaN if any element is. `isfinite` would make several tensors of its size.
+    """
+    low, high = x.aminmax()
+    return (low > -math.inf) & (high < math.inf)

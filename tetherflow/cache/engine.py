@@ -195,9 +195,7 @@ class CacheEngine:
         if self.phase is Phase.COMMIT:
             if store.rotated is not None:
                 store.keys[:, start:stop] = key
-            if self.policy.recalls:
-                # Statistics of what is stored, which bf16 rounds, and not of what was computed.
-                store.write_pooled(start, stop, store.keys[:, start:stop], store.values[:, start:stop])
+            store.pool(start, stop)
             if self._pending:
                 self._recall(layer, query)
         return attention(
@@ -279,7 +277,8 @@ class CacheEngine:
             self.dropped[index] = store.unit_origins(evicted)
         gone = torch.zeros(self.batch, held, dtype=torch.bool, device=self.device).scatter_(1, evicted, True)
         tail = torch.arange(self._history, held, device=self.device).expand(self.batch, -1)
-        target = pair_off(tail, ~gone[:, self._history :], evicted, evicted < self._history)
+        holes = evicted.sort(dim=1).values  # those below the new end first
+        target = pair_off(tail, ~gone[:, self._history :], holes)
         store.move(tail, target, rotated=True)
         store.origins[:, self._history : held] = EMPTY
         if store.rotated is not None:
@@ -307,8 +306,8 @@ class CacheEngine:
         if store.rotated is None or start >= stop:
             return
         slots = store.order[:, start:stop]
-        rows = torch.arange(self.batch, device=self.device)[:, None]
-        store.rotated[rows, slots] = self.rotary.turn(store.take(store.keys, slots), self._ranks[start:stop])
+        turned = self.rotary.turn(store.take(store.keys, slots), self._ranks[start:stop])
+        store.put(store.rotated, slots, turned)
 
     def _check_pass(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Refuse what would go wrong in silence: shapes that broadcast, a second context pass."""

@@ -52,6 +52,11 @@ class Policy(Protocol):
         """Whether evicted units compete for memory."""
         ...
 
+    @property
+    def edits(self) -> bool:
+        """Whether newcomers are edited before they enter memory."""
+        ...
+
     def check_layout(self, layout: Layout) -> None:
         """Raise LayoutError if the regions do not suit the policy."""
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.interfaces import Policy
 from tetherflow.cache.stage_data import Candidates, Draft
-from tetherflow.cache.statistics import Statistics
 from tetherflow.cache.store import LayerStore, pair_off
 
 
@@ -41,50 +40,46 @@ def recall(
     Returns:
         Origins of the units dropped, int64 `[B, n]`.
     """
-    slots = torch.cat([members, pending], dim=1)
+    slots = torch.cat([sink, members, pending], dim=1)
+    competing = slots[:, sink.shape[1] :]
     capacity, newcomers = members.shape[1], pending.shape[1]
-    origins = store.unit_origins(slots)
+    origins = store.unit_origins(competing)
+    keys, values = store.statistics(slots)
     candidates = Candidates(
         layer=layer,
         chunk=chunk,
         capacity=capacity,
         residents=capacity,
         origins=origins.clone(),
-        mean_keys=store.take(store.pooled["key_mean"], slots),
+        mean_keys=keys.mean[:, sink.shape[1] :].clone(),
         mean_query=query.float().mean(dim=(1, 2)),
-        read_keys=lambda: store.take(store.keys, slots),
-        read_values=lambda: store.take(store.values, slots),
+        read_keys=lambda: store.take(store.keys, competing),
+        read_values=lambda: store.take(store.values, competing),
     )
     score, scores = policy.score(candidates, checks)
     chosen = policy.select(candidates, score, scores, checks)
-    kept = torch.zeros_like(slots, dtype=torch.bool).scatter_(1, chosen, True)
+    kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, chosen, True)
     admitted = kept[:, capacity:]
-    draft = _draft(store, layer, chunk, pending, admitted, trusted=torch.cat([sink, members], dim=1))
-    policy.edit(draft, checks)
-    first, last = int(store.shape.budget), int(store.shape.budget) + newcomers
-    store.keys[:, first:last] = draft.keys
-    store.values[:, first:last] = draft.values
-    store.write_pooled(first, last, draft.keys, draft.values)
-    # Exactly as many are dropped as come: sort those not kept to the front, in time order.
+    if policy.edits:
+        first, last = store.shape.budget, store.shape.budget + newcomers
+        draft = Draft(
+            layer=layer,
+            chunk=chunk,
+            origins=origins[:, capacity:].clone(),
+            admitted=admitted.clone(),
+            keys=store.keys[:, first:last].clone(),
+            values=store.values[:, first:last].clone(),
+            key_statistics=keys[:, -newcomers:],
+            value_statistics=values[:, -newcomers:],
+            trusted_keys=keys[:, :-newcomers].pooled(),
+            trusted_values=values[:, :-newcomers].pooled(),
+            trusted_units=sink.shape[1] + capacity,
+        )
+        policy.edit(draft, checks)
+        store.keys[:, first:last] = draft.keys
+        store.values[:, first:last] = draft.values
+        store.pool(first, last)
+    # Exactly as many are dropped as come: sort those not kept to the front, in time order, members first.
     dropped = kept.to(torch.int8).argsort(dim=1, stable=True)[:, :newcomers]
-    store.move(pending, pair_off(pending, admitted, members, ~kept[:, :capacity]))
+    store.move(pending, pair_off(pending, admitted, competing.gather(1, dropped)))
     return origins.gather(1, dropped)
-
-
-def _draft(
-    store: LayerStore, layer: int, chunk: int, pending: Tensor, admitted: Tensor, trusted: Tensor
-) -> Draft:
-    """Copies of the pending units, with statistics of their own and of the trusted pool."""
-    return Draft(
-        layer=layer,
-        chunk=chunk,
-        origins=store.unit_origins(pending),
-        admitted=admitted.clone(),
-        keys=store.take(store.keys, pending),
-        values=store.take(store.values, pending),
-        key_statistics=store.key_statistics(pending),
-        value_statistics=store.value_statistics(pending),
-        trusted_keys=Statistics.pooled(store.key_statistics(trusted)),
-        trusted_values=Statistics.pooled(store.value_statistics(trusted)),
-        trusted_units=int(trusted.shape[1]),
-    )

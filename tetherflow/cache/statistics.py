@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import attrs
-import torch
 from torch import Tensor
 
 
@@ -22,10 +21,14 @@ class Statistics:
     @classmethod
     def of(cls, x: Tensor) -> Statistics:
         """Statistics over the tokens of each unit of `x` `[..., T, heads, head_dim]`."""
-        # Two passes: exact enough in float32, and on a CPU far faster than var_mean along this axis.
+        # Two passes: exact enough in float32, and on a CPU far faster than var_mean along such an axis.
         x = x.float()
         mean = x.mean(dim=-3)
         return cls(mean, (x - mean.unsqueeze(-3)).square_().mean(dim=-3))
+
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> Statistics:
+        """Views of what `index` selects from both tensors."""
+        return Statistics(self.mean[index], self.variance[index])
 
     def pooled(self) -> Statistics:
         """Statistics over all N units, by the law of total variance: `[B, N, …]` to `[B, heads, head_dim]`.
@@ -33,5 +36,6 @@ class Statistics:
         Every unit has equally many tokens, so the pool's mean is the mean of the means, and its variance the
         mean of the variances plus the variance of the means. Nothing of the tokens is read again.
         """
-        variance, mean = torch.var_mean(self.mean, dim=1, correction=0)
-        return Statistics(mean, self.variance.mean(dim=1) + variance)
+        mean = self.mean.mean(dim=1)
+        between = (self.mean - mean[:, None]).square_().mean(dim=1)
+        return Statistics(mean, self.variance.mean(dim=1) + between)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 import torch
 from torch import Tensor
 
 from tetherflow.cache.statistics import Statistics
+from tetherflow.errors import TetherflowError
 
 EMPTY = -1
 """Origin of a slot that holds nothing."""
+WIDEST: Final = torch.complex128
+"""The widest type that indexing moves in one piece; what the bits mean plays no part."""
 
 
 @attrs.frozen
@@ -64,11 +68,9 @@ class LayerStore:
         )
         self.origins = torch.full((shape.batch, slots), EMPTY, dtype=torch.int64, device=device)
         self.order = torch.empty(shape.batch, 0, dtype=torch.int64, device=device)
-        self.pooled: dict[str, Tensor] = {}
-        if pooled:
-            for name in ("key_mean", "key_variance", "value_mean", "value_variance"):
-                pooled_shape = (shape.batch, slots, shape.heads, shape.head_dim)
-                self.pooled[name] = torch.zeros(pooled_shape, dtype=torch.float32, device=device)
+        # Of keys and values, mean and variance: one buffer, so that a unit's statistics move in one copy.
+        moments = (shape.batch, slots, 2, 2, shape.heads, shape.head_dim)
+        self.moments = torch.zeros(moments, dtype=torch.float32, device=device) if pooled else None
 
     @property
     def read_keys(self) -> Tensor:
@@ -90,7 +92,12 @@ class LayerStore:
 
     def take(self, buffer: Tensor, slots: Tensor) -> Tensor:
         """Copy of what `buffer` holds in `slots` `[B, n]`: `[B, n, …]`."""
-        return buffer[self._rows(slots), slots]
+        taken = _wide(buffer)[self._rows(slots), slots]
+        return taken.view(buffer.dtype).view(*slots.shape, *buffer.shape[2:])
+
+    def put(self, buffer: Tensor, slots: Tensor, units: Tensor) -> None:
+        """Write `units` `[B, n, …]` to `buffer`'s `slots` `[B, n]`."""
+        _wide(buffer)[self._rows(slots), slots] = _wide(units)
 
     def move(self, source: Tensor, target: Tensor, *, rotated: bool = False) -> None:
         """Copy units from slots `source` to `target`, both `[B, n]`; all are read before any is written.
@@ -101,23 +108,30 @@ class LayerStore:
             rotated: whether the rotated keys go along; pending slots have none.
         """
         rows = self._rows(source)
-        along = [self.rotated] if rotated and self.rotated is not None else []
-        for buffer in (self.keys, self.values, self.origins, *self.pooled.values(), *along):
-            buffer[rows, target] = buffer[rows, source]
+        along = [buffer for buffer in (self.moments, self.rotated if rotated else None) if buffer is not None]
+        for buffer in (self.keys, self.values, self.origins, *along):
+            wide = _wide(buffer)
+            wide[rows, target] = wide[rows, source]
 
-    def write_pooled(self, start: int, stop: int, keys: Tensor, values: Tensor) -> None:
-        """Pool the statistics of units written to slots `start … stop-1`; tensors are `[B, n, T, H, D]`."""
-        for name, statistics in (("key", Statistics.of(keys)), ("value", Statistics.of(values))):
-            self.pooled[f"{name}_mean"][:, start:stop] = statistics.mean
-            self.pooled[f"{name}_variance"][:, start:stop] = statistics.variance
+    def pool(self, start: int, stop: int) -> None:
+        """Pool the statistics of slots `start … stop-1`, if any are kept: of what is stored, as rounded."""
+        if self.moments is None:
+            return
+        for kind, buffer in enumerate((self.keys, self.values)):
+            statistics = Statistics.of(buffer[:, start:stop])
+            self.moments[:, start:stop, kind, 0] = statistics.mean
+            self.moments[:, start:stop, kind, 1] = statistics.variance
 
-    def key_statistics(self, slots: Tensor) -> Statistics:
-        """Key statistics of the units in `slots` `[B, n]`: `[B, n, H, D]`."""
-        return Statistics(*(self.take(self.pooled[f"key_{part}"], slots) for part in ("mean", "variance")))
+    def statistics(self, slots: Tensor) -> tuple[Statistics, Statistics]:
+        """Key and value statistics of the units in `slots` `[B, n]`, each `[B, n, H, D]`.
 
-    def value_statistics(self, slots: Tensor) -> Statistics:
-        """Value statistics of the units in `slots` `[B, n]`: `[B, n, H, D]`."""
-        return Statistics(*(self.take(self.pooled[f"value_{part}"], slots) for part in ("mean", "variance")))
+        Raises:
+            TetherflowError: This store keeps none.
+        """
+        if self.moments is None:
+            raise TetherflowError("this store keeps no statistics; make it with pooled=True")
+        keys, values = self.take(self.moments, slots).unbind(dim=2)
+        return Statistics(*keys.unbind(dim=2)), Statistics(*values.unbind(dim=2))
 
     def shapes(self) -> dict[str, torch.Size]:
         """Shapes of all buffers but `order`, which grows while the cache fills."""
@@ -145,21 +159,27 @@ class LayerStore:
         )
         if self.rotated is not None:
             yield "rotated", self.rotated
-        yield from self.pooled.items()
+        if self.moments is not None:
+            yield "moments", self.moments
 
 
-def pair_off(movers: Tensor, moving: Tensor, holes: Tensor, vacant: Tensor) -> Tensor:
+def _wide(buffer: Tensor) -> Tensor:
+    """The same memory with a unit in elements of 16 bytes, `[B, slots, …]`: indexing costs by the element."""
+    if buffer.dim() == 2 or buffer[0, 0].nbytes % WIDEST.itemsize:
+        return buffer
+    return buffer.flatten(2).view(WIDEST)
+
+
+def pair_off(movers: Tensor, moving: Tensor, holes: Tensor) -> Tensor:
     """Give each moving unit a vacant slot, with shapes that do not depend on how many move.
 
     Args:
         movers: slots of units that may move, `[B, n]`.
         moving: which of them do, bool `[B, n]`.
-        holes: slots that may be vacant, `[B, m]`.
-        vacant: which of them are, bool `[B, m]`; at least as many a row as move.
+        holes: slots that may be vacant, `[B, m]`, those that are first; at least as many a row as move.
 
     Returns:
-        Each mover's target slot, `[B, n]`: the next vacant hole for one that moves, its own slot otherwise.
+        Each mover's target slot, `[B, n]`: the next hole for one that moves, its own slot otherwise.
     """
-    first_vacant = vacant.logical_not().to(torch.int8).argsort(dim=1, stable=True)
     rank = (moving.cumsum(dim=1) - 1).clamp(0, holes.shape[1] - 1)
-    return torch.where(moving, holes.gather(1, first_vacant.gather(1, rank)), movers)
+    return torch.where(moving, holes.gather(1, rank), movers)
