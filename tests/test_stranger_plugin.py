@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
 
+from tests.environments import environment, install
 from tests.toys import toy
 from tetherflow.errors import RecipeError
 from tetherflow.recipe import load_recipe
@@ -63,22 +61,6 @@ runtime: {threads: 1}
 """
 
 
-def environment(folder: Path) -> Path:
-    """Make an environment that also sees the packages of this one; returns its Python."""
-    venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
-    for name in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        # addsitedir follows the .pth files there too, so an editable install is seen.
-        Path(site, f"outer-{Path(name).parent.name}.pth").write_text(
-            f"import site; site.addsitedir({name!r})\n"
-        )
-    return python
-
-
 @pytest.mark.slow
 def test_stranger_installs_a_scorer_and_runs_it(toy: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -92,9 +74,7 @@ def test_stranger_installs_a_scorer_and_runs_it(toy: Path, tmp_path: Path) -> No
         load_recipe(recipe)
 
     python = environment(tmp_path / "environment")
-    # Neither the index nor build isolation: it must work without a network.
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
-    subprocess.run([*install, "--no-deps", "--no-build-isolation", source], check=True)
+    install(python, source)
 
     def tetherflow(*words: str | Path) -> subprocess.CompletedProcess[str]:
         command = [python, "-m", "tetherflow", *words]

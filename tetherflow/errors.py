@@ -46,6 +46,10 @@ class EvaluationError(TetherflowError):
     """A figure cannot be computed from what was given: too few frames, videos or references."""
 
 
+class ConformanceError(TetherflowError):
+    """A policy breaks a rule of the conformance suite, in a way that no single call of a plugin shows."""
+
+
 class StageError(TetherflowError):
     """A stage plugin raised, or returned what the engine must refuse.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tetherflow import Candidates, Destination, Eviction, Evictor, Layout, Selector, Slots, hookimpl
 from tetherflow.pipeline import Pipeline
+from tetherflow.testing.companions import draw, evictable, mix
 from tetherflow_policies.grab import Relevance, TemporalDiversity, TopM
 from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.tame import Tame
@@ -17,26 +18,6 @@ Salts = Sequence[Sequence[int]]
 """One number a layer and sample; cells of the same salt decide alike."""
 
 FEW_SALTS = [[101 * layer + 7 * row + 1 for row in range(8)] for layer in range(8)]
-
-
-def mix(*numbers: int) -> int:
-    """A number in 0..2^31 that looks random (a multiply-and-shift hash)."""
-    state = 0x9E3779B9
-    for number in numbers:
-        state = (state ^ (number & 0xFFFFFFFF)) * 0x85EBCA6B & 0xFFFFFFFF
-        state = (state ^ (state >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
-        state ^= state >> 16
-    return state >> 1
-
-
-def draw(salt: int, chunk: int, origins: Sequence[int], count: int) -> list[int]:
-    """Indices of `count` of the frames, in ascending order."""
-    return sorted(sorted(range(len(origins)), key=lambda i: mix(salt, chunk, origins[i]))[:count])
-
-
-def evictable(layout: Layout, held: int, incoming: int) -> range:
-    """Ranks that may leave: past the sink, and older than what recent must still hold beside the chunk."""
-    return range(layout.sink, held - (layout.recent - incoming))
 
 
 def scattered(

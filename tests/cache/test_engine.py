@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cache.drive import Sizes, assert_same, attend, contents, run, write_script
+from tests.cache.drive import Sizes, assert_same, contents
 from tests.cache.plugins import DrawSelector, ScatterEvictor, tethercache
 from tetherflow import Candidates, Evictor, Layout, Scorer, Slots, hookimpl
 from tetherflow.cache import CacheEngine, Phase
 from tetherflow.errors import LayoutError, StageError, TetherflowError
 from tetherflow.pipeline import Pipeline
+from tetherflow.testing.script import attend, run, write_script
 from tetherflow_policies.sink_window import SinkWindow
 from tetherflow_policies.sliding_window import SlidingWindow
 
@@ -25,7 +26,8 @@ def window(recent: int = 4) -> CacheEngine:
 
 
 def one_pass(frames: int = 2, seed: int = 0, batch: int = 1) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return SIZES.random_pass(torch.Generator().manual_seed(seed), batch, frames)
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(batch)]
+    return SIZES.random_pass(generators, frames)
 
 
 def test_phases_follow_on_one_another() -> None:

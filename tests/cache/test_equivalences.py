@@ -20,16 +20,7 @@ import torch
 from hypothesis import assume, given, settings
 from torch import Tensor
 
-from tests.cache.drive import (
-    Sizes,
-    assert_close,
-    assert_same,
-    assert_same_record,
-    attend,
-    contents,
-    run,
-    write_script,
-)
+from tests.cache.drive import Sizes, assert_close, assert_same, assert_same_record, contents
 from tests.cache.plugins import (
     FEW_SALTS,
     DrawSelector,
@@ -54,6 +45,7 @@ from tetherflow import (
 )
 from tetherflow.cache import Positions
 from tetherflow.pipeline import Pipeline
+from tetherflow.testing.script import attend, run, write_script
 from tetherflow_policies.grab import Relevance, TopM
 from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.sink_window import SinkWindow
@@ -98,7 +90,7 @@ def test_denoising_passes_leave_no_trace(
 ) -> None:
     layout, frames, seed = plan
     layout = suited(policy, layout)
-    script = write_script(SIZES, frames, passes=[passes], seed=seed)
+    script = write_script(SIZES, frames, passes=[passes], seeds=[seed])
     noisy, quiet = (SIZES.engine(layout, POLICIES[policy]()) for _ in range(2))
     run(noisy, script)
     run(quiet, [chunk.without_noisy() for chunk in script])
@@ -119,7 +111,7 @@ def test_restored_snapshot_continues_bit_for_bit(
     layout, frames, seed = plan
     layout = suited(policy, layout)
     make = POLICIES[policy]
-    script = write_script(SIZES, frames, batch=2, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed, seed + 1])
     first, second = script[:after], script[after:]
 
     engine = SIZES.engine(layout, make(), batch=2, positions=positions)
@@ -155,7 +147,7 @@ def test_snapshot_restores_what_was_dropped() -> None:
 @given(plan=plans())
 def test_layers_decide_apart(plan: tuple[Layout, list[int], int]) -> None:
     layout, frames, seed = plan
-    script = write_script(SIZES, frames, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed])
     both = SIZES.engine(layout, tethercache())
     record = run(both, script)
     for layer in range(SIZES.layers):
@@ -176,7 +168,7 @@ def test_layers_do_choose_differently() -> None:
 @given(plan=plans())
 def test_order_of_layers_does_not_matter(plan: tuple[Layout, list[int], int]) -> None:
     layout, frames, seed = plan
-    script = write_script(SIZES, frames, passes=[0], seed=seed)
+    script = write_script(SIZES, frames, passes=[0], seeds=[seed])
     forth, back = (SIZES.engine(layout, tethercache()) for _ in range(2))
     for chunk in script:
         outputs = []
@@ -197,7 +189,7 @@ def test_batch_equals_its_rows_alone(
     plan: tuple[Layout, list[int], int], batch: int, alpha: float, tau: float
 ) -> None:
     layout, frames, seed = plan
-    script = write_script(SIZES, frames, batch=batch, seed=seed)
+    script = write_script(SIZES, frames, seeds=range(seed, seed + batch))
     select = MarginTopM()
     together = SIZES.engine(layout, tethercache(alpha=alpha, tau=tau, select=select), batch=batch)
     record = run(together, script)
@@ -216,7 +208,7 @@ def test_batch_equals_its_rows_alone(
 @given(plan=plans())
 def test_batch_of_scattered_evictions_equals_its_rows_alone(plan: tuple[Layout, list[int], int]) -> None:
     layout, frames, seed = plan
-    script = write_script(SIZES, frames, batch=2, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed, seed + 1])
     for destination in ("drop", "memory"):
 
         def policy(salts: list[list[int]], to: str = destination) -> Pipeline:
@@ -242,7 +234,7 @@ def test_range_and_the_same_ranks_as_tensor_agree(plan: tuple[Layout, list[int],
     }
     if policy == "window":
         layout = Layout(layout.sink, 0, layout.recent)
-    script = write_script(SIZES, frames, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed])
     ranged, listed = (SIZES.engine(layout, pipeline) for pipeline in pairs[policy]())
     assert_same_record(run(ranged, script), run(listed, script))
     assert_same(contents(ranged), contents(listed))
@@ -268,7 +260,7 @@ def test_kept_rotated_keys_follow_their_units() -> None:
 @given(plan=plans())
 def test_tau_zero_edits_nothing(plan: tuple[Layout, list[int], int]) -> None:
     layout, frames, seed = plan
-    script = write_script(SIZES, frames, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed])
     zero, none = (SIZES.engine(layout, tethercache(tau=tau)) for tau in (0.0, None))
     assert_same_record(run(zero, script), run(none, script))
     assert_same(contents(zero), contents(none))
@@ -300,7 +292,7 @@ def test_tau_one_gives_the_trusted_statistics(plan: tuple[Layout, list[int], int
     watch = Watch("watch")
     policy = Pipeline(RecallWindow(), [Relevance()], TopM(), [Tame(Tame.Options(tau=1.0)), watch])
     sizes = Sizes(grid=(4, 5))  # so many tokens vary enough for their own deviation to divide by
-    run(sizes.engine(layout, policy), write_script(sizes, frames, seed=seed))
+    run(sizes.engine(layout, policy), write_script(sizes, frames, seeds=[seed]))
     assert watch.seen
     for keys, values, trusted_keys, trusted_values, _ in watch.seen:
         for x, trusted in ((keys, trusted_keys), (values, trusted_values)):
@@ -314,7 +306,7 @@ def test_tau_one_gives_the_trusted_statistics(plan: tuple[Layout, list[int], int
 @given(plan=plans())
 def test_alpha_zero_is_relevance_alone(plan: tuple[Layout, list[int], int]) -> None:
     layout, frames, seed = plan
-    script = write_script(SIZES, frames, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed])
     zero = SIZES.engine(layout, tethercache(alpha=0.0))
     alone = SIZES.engine(layout, Pipeline(RecallWindow(), [Relevance(name="relevance")], TopM(), [Tame()]))
     assert_same_record(run(zero, script), run(alone, script))
@@ -326,7 +318,7 @@ def test_alpha_zero_is_relevance_alone(plan: tuple[Layout, list[int], int]) -> N
 def test_deferred_checks_change_nothing(policy: str, plan: tuple[Layout, list[int], int]) -> None:
     layout, frames, seed = plan
     layout = suited(policy, layout)
-    script = write_script(SIZES, frames, seed=seed)
+    script = write_script(SIZES, frames, seeds=[seed])
     strict, deferred = (SIZES.engine(layout, POLICIES[policy](), strict=strict) for strict in (True, False))
     assert_same_record(run(strict, script), run(deferred, script))
     deferred.checks.drain()
@@ -337,7 +329,7 @@ def test_deferred_checks_change_nothing(policy: str, plan: tuple[Layout, list[in
 def test_full_sliding_window_forgets_what_it_dropped(recent: int, extra: int, seed: int) -> None:
     """At block-relative positions, what went before the window leaves no trace in what attention returns."""
     layout = Layout(0, 0, recent)
-    script = write_script(SIZES, [1] * (recent + extra), seed=seed)
+    script = write_script(SIZES, [1] * (recent + extra), seeds=[seed])
     long, fresh = (SIZES.engine(layout, Pipeline(SlidingWindow())) for _ in range(2))
     run(long, script[:-recent])
     later, again = run(long, script[-recent:]), run(fresh, script[-recent:])
@@ -383,7 +375,7 @@ def test_candidates_come_in_time_order_and_are_copies() -> None:
     watch = WatchOrder()
     policy = Pipeline(RecallWindow(), [watch], DrawSelector())
     engine = SIZES.engine(Layout(1, 3, 3), policy, batch=2)
-    record = run(engine, write_script(SIZES, [3, 3, 2, 1, 3, 3, 2], batch=2))
+    record = run(engine, write_script(SIZES, [3, 3, 2, 1, 3, 3, 2], seeds=[0, 1]))
     assert len(watch.seen) > 2 * SIZES.layers
     for origins in watch.seen:
         assert bool((origins.diff(dim=1) > 0).all())

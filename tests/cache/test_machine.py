@@ -1,173 +1,60 @@
-"""A stateful machine drives the engine beside the naive oracle: random regions, chunks, batches and policies.
+"""A state machine drives the engine beside the naive oracle: random regions, chunks, batches and policies.
 
-Properties that it holds after every step (the method of the same name says each in full):
+It is the kit's `EngineMachine`, whose invariants hold for any policy. These hold besides, after every step,
+as the methods of the same names say in full:
 
- 1. occupancy_never_exceeds_the_budget            2. occupancy_equals_the_oracles
- 3. frames_held_equal_the_oracles                 4. frames_held_are_unique_and_in_order
- 5. sink_is_the_first_frames                      6. sink_never_changes_once_written
- 7. recent_is_the_last_frames_in_order            8. memory_lies_between_sink_and_recent
- 9. every_frame_is_held_or_was_dropped_once      10. dropped_frames_never_return
-11. empty_slots_claim_no_frame                   12. keys_equal_the_oracles
-13. values_equal_the_oracles                     14. read_keys_stand_at_their_positions
-15. pooled_statistics_are_those_of_the_tokens    16. buffers_never_move_or_grow
-17. reported_memory_is_the_memory_region
+ 1. occupancy_equals_the_oracles                  2. frames_held_equal_the_oracles
+ 3. dropped_frames_never_return                   4. empty_slots_claim_no_frame
+ 5. keys_equal_the_oracles                        6. values_equal_the_oracles
+ 7. read_keys_stand_at_their_positions            8. pooled_statistics_are_those_of_the_tokens
+ 9. buffers_never_move_or_grow                   10. reported_memory_is_the_memory_region
 
 and while a chunk runs:
 
-18. denoising_attention_is_dense_attention       19. context_attention_reads_the_decision
-20. what_grab_keeps_scores_best                  21. newcomers_are_edited_as_tame_says
-22. no_edit_touches_another_slot                 23. an_abandoned_chunk_leaves_no_trace
-24. a_snapshot_brings_everything_back
+11. denoising_attention_is_dense_attention       12. context_attention_reads_the_decision
+13. what_grab_keeps_scores_best                  14. newcomers_are_edited_as_tame_says
+15. no_edit_touches_another_slot                 16. a_snapshot_brings_every_buffer_back
 
 `test_equivalences.py` holds what one engine shares with another.
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from typing import Any, ClassVar
 from unittest import TestCase
 
-import attrs
 import hypothesis.strategies as st
 import torch
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import invariant
 from torch import Tensor
 
 from tests.cache import oracle as naive
-from tests.cache.drive import Pass, Sizes, attend
+from tests.cache.cases import Case, cases
 from tests.cache.oracle import Cell, Frame, Oracle, Rules
-from tests.cache.plugins import (
-    FEW_SALTS,
-    DrawSelector,
-    ScatterEvictor,
-    WanderEvictor,
-    draw,
-    scattered,
-    tethercache,
-    wandering,
-)
-from tetherflow import Layout
-from tetherflow.cache import CacheEngine, Positions
+from tests.cache.plugins import FEW_SALTS, draw, scattered, wandering
 from tetherflow.cache.store import EMPTY
-from tetherflow.pipeline import Pipeline
-from tetherflow_policies.recall_window import RecallWindow
-from tetherflow_policies.sink_window import SinkWindow
-from tetherflow_policies.sliding_window import SlidingWindow
-from tetherflow_policies.tame import Tame
+from tetherflow.testing.machine import EngineMachine
+from tetherflow.testing.script import Pass, attend
 
 NEAR = 1e-5
 """How far float32 may stray from the oracle's float64, for numbers of order 1."""
 
 
-@attrs.frozen
-class Case:
-    """One random engine.
-
-    Attributes:
-        policy: which of `pipeline`'s.
-        sizes: of the model.
-        layout: the regions.
-        positions: of keys.
-        batch: samples.
-        strict: whether checks are strict.
-        precision: of the rotation.
-        temperature, alpha, tau: options of GRAB and TAME.
-        seed: of the tensors.
-    """
-
-    policy: str
-    sizes: Sizes
-    layout: Layout
-    positions: Positions
-    batch: int
-    strict: bool
-    precision: torch.dtype
-    temperature: float
-    alpha: float
-    tau: float
-    seed: int
-
-    @property
-    def recalls(self) -> bool:
-        return self.policy in RECALLING
-
-    def pipeline(self) -> Pipeline:
-        """The policy, made of plugins."""
-        tame = Tame(Tame.Options(tau=self.tau))
-        match self.policy:
-            case "sliding-window":
-                return Pipeline(SlidingWindow())
-            case "sink-window":
-                return Pipeline(SinkWindow())
-            case "scatter":
-                return Pipeline(ScatterEvictor())
-            case "wander":
-                return Pipeline(WanderEvictor())
-            case "tethercache":
-                return tethercache(temperature=self.temperature, alpha=self.alpha, tau=self.tau)
-            case "grab":
-                return tethercache(temperature=self.temperature, alpha=self.alpha, tau=None)
-            case "draw":
-                return Pipeline(RecallWindow(), select=DrawSelector(), edit=[tame])
-            case _:
-                return Pipeline(ScatterEvictor(destination="memory"), select=DrawSelector(), edit=[tame])
-
-
-DROPPING = ["sliding-window", "sink-window", "scatter", "wander"]
-RECALLING = ["tethercache", "grab", "draw", "scatter-draw"]
-
-
-@st.composite
-def cases(draw: st.DrawFn, policy: str) -> Case:
-    """Random engines of a policy, with regions that suit it."""
-    recalls = policy in RECALLING
-    sink = 0 if policy == "sliding-window" else draw(st.integers(0, 3))
-    no_memory = policy in ("sliding-window", "sink-window")
-    memory = 0 if no_memory else draw(st.integers(1 if recalls else 0, 4))
-    sizes = Sizes(
-        layers=draw(st.integers(1, 3)),
-        heads=draw(st.integers(1, 2)),
-        head_dim=draw(st.sampled_from([2, 6, 12])),
-        grid=draw(st.sampled_from([(1, 2), (2, 1), (2, 3)])),
-    )
-    return Case(
-        policy=policy,
-        sizes=sizes,
-        layout=Layout(sink, memory, draw(st.integers(1, 4))),
-        positions="block-relative" if recalls else draw(st.sampled_from(["absolute", "block-relative"])),
-        batch=draw(st.integers(1, 3)),
-        strict=draw(st.booleans()),
-        precision=draw(st.sampled_from([torch.float32, torch.float64])),
-        temperature=draw(st.sampled_from([0.1, 0.5, 1.0])),
-        alpha=draw(st.sampled_from([0.0, 0.35, 2.0])),
-        tau=draw(st.sampled_from([0.0, 0.3, 0.6, 1.0])),
-        seed=draw(st.integers(0, 10_000)),
-    )
-
-
-class CacheMachine(RuleBasedStateMachine):
+class CacheMachine(EngineMachine):
     """Drives an engine and the oracle side by side, a chunk a step."""
 
     policy: ClassVar[str]
-    engine: CacheEngine
     oracle: Oracle
     case: Case
 
-    @initialize(data=st.data(), fill=st.sampled_from([True, True, False]))
-    def start(self, data: st.DataObject, fill: bool) -> None:
-        """Build both; most begin with a full cache, as that is where policies act."""
+    def open(self, data: st.DataObject) -> None:
+        """Build both."""
         case = self.case = data.draw(cases(self.policy))
-        self.generator = torch.Generator().manual_seed(case.seed)
-        self.engine = case.sizes.engine(
-            case.layout,
-            case.pipeline(),
-            batch=case.batch,
-            positions=case.positions,
-            strict=case.strict,
-            precision=case.precision,
-        )
+        self.model = case.sizes
+        self.engine = case.engine()
+        self.generators = [torch.Generator().manual_seed(case.seed + row) for row in range(case.batch)]
         self.oracle = Oracle(
             case.sizes.layers,
             case.batch,
@@ -176,64 +63,45 @@ class CacheMachine(RuleBasedStateMachine):
             case.sizes.grid,
             self.rules_of_the_oracle(),
         )
-        self.sunk: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self.dropped: list[list[list[int]]] = [
-            [[] for _ in range(case.batch)] for _ in range(case.sizes.layers)
-        ]
-        self.kept: list[Any] | None = None
         self.pointers = [tensor.data_ptr() for tensor in self.static_buffers()]
-        self.bytes = sum(tensor.nbytes for tensor in self.static_buffers())
-        while fill and self.engine.held < case.layout.budget:
-            self.chunk(case.layout.recent, 0, False)
-
-    # --- steps ----------------------------------------------------------------------------------------
-
-    @rule(frames=st.integers(1, 4), passes=st.integers(0, 3), backwards=st.booleans())
-    def chunk(self, frames: int, passes: int, backwards: bool) -> None:
-        """A chunk of any size that fits, with any number of denoising passes, layers in either order."""
-        frames = min(frames, self.case.layout.recent)
-        layers = list(range(self.case.sizes.layers))
-        order = layers[::-1] if backwards else layers
-        self.begin(frames)
-        for _ in range(passes):
-            self.denoising_attention_is_dense_attention(frames, order)
-        self.engine.commit()
-        self.oracle.commit()
-        tensors = self.random_pass(frames)
-        for layer in order:
-            self.context_attention_reads_the_decision(layer, tensors)
-        self.engine.end()
-        self.oracle.end()
-        self.note_dropped()
-
-    @rule()
-    def keep(self) -> None:
-        """Take a snapshot."""
-        self.kept = self.everything()
-
-    @precondition(lambda self: self.kept is not None)
-    @rule()
-    def a_snapshot_brings_everything_back(self) -> None:
-        """Restoring a snapshot brings back every tensor bit for bit; later steps go on from there."""
-        assert self.kept is not None
-        self.bring_back(self.kept)
-
-    @rule(frames=st.integers(1, 4), passes=st.integers(0, 2))
-    def an_abandoned_chunk_leaves_no_trace(self, frames: int, passes: int) -> None:
-        """A chunk that is begun and then restored away leaves no trace, although it evicted and wrote."""
-        frames = min(frames, self.case.layout.recent)
-        before = self.everything()
-        self.begin(frames)
-        for _ in range(passes):
-            self.denoising_attention_is_dense_attention(frames, range(self.case.sizes.layers))
-        self.bring_back(before)
 
     # --- what happens in a step -----------------------------------------------------------------------
 
     def begin(self, frames: int) -> None:
-        self.engine.begin(frames)
+        super().begin(frames)
         self.oracle.begin(frames)
-        assert self.engine.held <= self.case.layout.budget
+
+    def denoise(self, frames: int, order: Sequence[int]) -> None:
+        self.denoising_attention_is_dense_attention(frames, order)
+
+    def commit(self) -> None:
+        super().commit()
+        self.oracle.commit()
+
+    def context(self, layer: int, tensors: Pass) -> None:
+        self.context_attention_reads_the_decision(layer, tensors)
+
+    def end(self) -> None:
+        super().end()
+        self.oracle.end()
+
+    def everything(self) -> list[Any]:
+        return [super().everything(), self.oracle.snapshot()]
+
+    def bring_back(self, state: list[Any]) -> None:
+        ours, oracle = state
+        super().bring_back(ours)
+        self.oracle.restore(oracle)
+        self.a_snapshot_brings_every_buffer_back(ours[0])
+
+    def a_snapshot_brings_every_buffer_back(self, wanted: dict[str, Any]) -> None:
+        """Restoring brings back every tensor bit for bit, those too that nobody reads."""
+        after = self.engine.snapshot()
+        assert after["counters"] == wanted["counters"]
+        for found, layer in zip(after["layers"], wanted["layers"], strict=True):
+            assert found.keys() == layer.keys()
+            for name in layer:
+                assert torch.equal(found[name], layer[name])
 
     def denoising_attention_is_dense_attention(self, frames: int, order: Any) -> None:
         """Each denoising pass attends to the oracle's frames and its own, its queries at the tail."""
@@ -265,7 +133,7 @@ class CacheMachine(RuleBasedStateMachine):
         The oracle then keeps what the engine kept, so that a near tie, which rounding decides, is no failure.
         """
         scores = naive.grab(candidates, query, self.case.temperature, self.case.alpha)
-        held = set(self.held_frames(cell.layer, cell.row))
+        held = set(self.origins_of(cell))
         kept = [i for i, frame in enumerate(candidates) if frame.origin in held]
         left = [i for i in range(len(candidates)) if i not in kept]
         assert len(kept) == cell.layout.memory
@@ -330,11 +198,6 @@ class CacheMachine(RuleBasedStateMachine):
     # --- properties -----------------------------------------------------------------------------------
 
     @invariant()
-    def occupancy_never_exceeds_the_budget(self) -> None:
-        """The engine holds at most as many frames as its regions have room for."""
-        assert self.engine.held <= self.case.layout.budget
-
-    @invariant()
     def occupancy_equals_the_oracles(self) -> None:
         """The engine holds as many frames as the oracle: no slot is wasted, and no frame leaves too early."""
         for _, _, cell in self.cells():
@@ -343,61 +206,14 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def frames_held_equal_the_oracles(self) -> None:
         """Every layer holds the very frames that the oracle holds, for each sample."""
-        for layer, row, cell in self.cells():
-            assert self.held_frames(layer, row) == cell.origins
-
-    @invariant()
-    def frames_held_are_unique_and_in_order(self) -> None:
-        """In time order origins ascend strictly, so no frame is held twice."""
-        if self.engine.held > 1:
-            assert bool((self.engine.origins().diff(dim=-1) > 0).all())
-
-    @invariant()
-    def sink_is_the_first_frames(self) -> None:
-        """The sink holds frames 0, 1, … in order."""
-        sink = self.case.layout.sink_of(self.engine.held)
-        expected = torch.arange(len(sink)).expand(self.case.sizes.layers, self.case.batch, -1)
-        assert torch.equal(self.engine.origins()[:, :, : sink.stop], expected)
-
-    @invariant()
-    def sink_never_changes_once_written(self) -> None:
-        """The sink's keys and values stay what they were when they were written, bit for bit."""
-        count = len(self.case.layout.sink_of(self.engine.held))
-        for layer in range(self.case.sizes.layers):
-            keys, values = (x[:, :count] for x in self.engine.contents(layer))
-            for frame in range(count):
-                old = self.sunk.setdefault((layer, frame), (keys[:, frame], values[:, frame]))
-                assert torch.equal(keys[:, frame], old[0])
-                assert torch.equal(values[:, frame], old[1])
-
-    @invariant()
-    def recent_is_the_last_frames_in_order(self) -> None:
-        """The recent region holds the last R frames, in order and without a gap."""
-        recent = self.case.layout.recent_of(self.engine.held)
-        last = torch.arange(self.oracle.written - len(recent), self.oracle.written)
-        found = self.engine.origins()[:, :, recent.start :]
-        assert torch.equal(found, last.expand_as(found))
-
-    @invariant()
-    def memory_lies_between_sink_and_recent(self) -> None:
-        """Memory's frames are newer than the sink and older than recent."""
-        memory = self.case.layout.memory_of(self.engine.held)
-        found = self.engine.origins()[:, :, memory.start : memory.stop]
-        assert bool((found >= memory.start).all())
-        assert bool((found < self.oracle.written - len(self.case.layout.recent_of(self.engine.held))).all())
-
-    @invariant()
-    def every_frame_is_held_or_was_dropped_once(self) -> None:
-        """Conservation: every frame ever written is held once or was dropped by name once, never both."""
-        for layer, row, _ in self.cells():
-            accounted = self.held_frames(layer, row) + self.dropped[layer][row]
-            assert sorted(accounted) == list(range(self.engine.frames_written))
+        for _, _, cell in self.cells():
+            assert self.origins_of(cell) == cell.origins
 
     @invariant()
     def dropped_frames_never_return(self) -> None:
         """What was dropped is what the oracle dropped, and none of it is held again."""
         for layer, row, cell in self.cells():
-            assert not set(self.dropped[layer][row]) & set(self.held_frames(layer, row))
+            assert not set(self.dropped[layer][row]) & set(self.origins_of(cell))
             assert sorted(self.dropped[layer][row]) == sorted(cell.dropped)
 
     @invariant()
@@ -451,7 +267,6 @@ class CacheMachine(RuleBasedStateMachine):
     def buffers_never_move_or_grow(self) -> None:
         """Keys, values, rotated keys, statistics and origins stay in the memory where they began."""
         assert [tensor.data_ptr() for tensor in self.static_buffers()] == self.pointers
-        assert self.engine.nbytes == self.bytes
 
     @invariant()
     def reported_memory_is_the_memory_region(self) -> None:
@@ -471,9 +286,10 @@ class CacheMachine(RuleBasedStateMachine):
     def cells(self) -> list[tuple[int, int, Cell]]:
         return [(cell.layer, cell.row, cell) for cells in self.oracle.cells for cell in cells]
 
-    def held_frames(self, layer: int, row: int) -> list[int]:
-        store = self.engine.layers[layer]
-        return [int(frame) for frame in store.unit_origins(store.order)[row]]
+    def origins_of(self, cell: Cell) -> list[int]:
+        """What the engine holds in a cell, in time order; in the middle of a chunk layers may differ."""
+        store = self.engine.layers[cell.layer]
+        return [int(frame) for frame in store.unit_origins(store.order)[cell.row]]
 
     def tensors_by_frame(self, layer: int) -> list[dict[int, tuple[Tensor, Tensor]]]:
         """For every sample, copies of key and value by frame, of what is held besides the current chunk."""
@@ -487,36 +303,12 @@ class CacheMachine(RuleBasedStateMachine):
             for row in range(self.case.batch)
         ]
 
-    def note_dropped(self) -> None:
-        for layer, dropped in enumerate(self.engine.dropped):
-            for row, frames in enumerate(dropped.tolist()):
-                self.dropped[layer][row] += frames
-
-    def everything(self) -> list[Any]:
-        """The state of engine, oracle and machine."""
-        return [self.engine.snapshot(), self.oracle.snapshot(), copy.deepcopy(self.dropped), dict(self.sunk)]
-
-    def bring_back(self, state: list[Any]) -> None:
-        engine, oracle, dropped, sunk = state
-        self.engine.restore(engine)
-        self.oracle.restore(oracle)
-        self.dropped, self.sunk = copy.deepcopy(dropped), dict(sunk)
-        after = self.engine.snapshot()
-        assert after["counters"] == engine["counters"]
-        for found, wanted in zip(after["layers"], engine["layers"], strict=True):
-            assert found.keys() == wanted.keys()
-            for name in wanted:
-                assert torch.equal(found[name], wanted[name])
-
     def static_buffers(self) -> list[Tensor]:
         found: list[Tensor] = []
         for store in self.engine.layers:
             found += [store.keys, store.values, store.origins]
             found += [buffer for buffer in (store.moments, store.rotated) if buffer is not None]
         return found
-
-    def random_pass(self, frames: int) -> Pass:
-        return self.case.sizes.random_pass(self.generator, self.case.batch, frames)
 
     def close(self, found: Tensor, expected: Tensor) -> None:
         torch.testing.assert_close(found.double(), expected.double(), atol=4 * NEAR, rtol=NEAR)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tetherflow.cli import bench, check, demo, drift, plugins, replay, run, schema
+from tetherflow.cli import bench, check, demo, drift, new_policy, plugins, replay, run, schema
 from tetherflow.errors import StageError, TetherflowError
 
 app = typer.Typer(
@@ -21,8 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, check, demo, plugins, schema, replay, drift, bench):
-    name = module.__name__.rpartition(".")[2]
+for module in (run, check, demo, plugins, new_policy, schema, replay, drift, bench):
+    name = module.__name__.rpartition(".")[2].replace("_", "-")
     app.command(name, epilog=module.EXAMPLE, no_args_is_help=module.NEEDS_ARGUMENTS)(module.command)
 
 

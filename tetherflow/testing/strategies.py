@@ -1,0 +1,208 @@
+"""Hypothesis strategies: regions, rollouts, and what the engine shows to a stage.
+
+What a stage is shown is not made up here: a small engine is driven through a random rollout, and what it
+handed to its policy last is the example. So it is what a plugin meets, whatever the engine comes to show.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import hypothesis.strategies as st
+import torch
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from tetherflow.cache import CacheEngine, Candidates, Draft, Layout, Policy, Positions, Slots
+from tetherflow.errors import LayoutError
+from tetherflow.hookspecs import hookimpl
+from tetherflow.pipeline import Pipeline
+from tetherflow.stages import Editor
+from tetherflow.testing.companions import Best, Scatter, Spread
+from tetherflow.testing.script import Chunk, Material, Model, run, write_script
+from tetherflow.testing.watch import Watch
+
+Shown = TypeVar("Shown")
+
+SMALL_REGIONS = [
+    Layout(sink, memory, recent) for sink in range(4) for memory in range(5) for recent in range(1, 5)
+]
+"""Regions small enough that a few chunks fill them."""
+
+BLOCK_RELATIVE: SearchStrategy[Positions] = st.just("block-relative")
+
+SMALL_MODELS = [Model(), Model(layers=1, heads=1, head_dim=2, grid=(1, 2)), Model(head_dim=12, grid=(2, 3))]
+
+
+@attrs.frozen
+class Rollout:
+    """A random rollout on a small model: all that an engine meets, from a few numbers.
+
+    Attributes:
+        layout: the regions.
+        frames: latent frames of each chunk.
+        seeds: one a sample; a sample's tensors depend on its seed alone, whatever its neighbours.
+        passes: denoising passes of each chunk, repeated as needed.
+        positions: key positions.
+        model: sizes of the tensors.
+        material: what keys and values are made of.
+        dtype: type of keys and values.
+        device: where they live.
+    """
+
+    layout: Layout
+    frames: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
+    passes: tuple[int, ...] = (1,)
+    positions: Positions = "block-relative"
+    model: Model = attrs.field(factory=Model)
+    material: Material = "ordinary"
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    def engine(self, policy: Policy, *, strict: bool = True) -> CacheEngine:
+        """A new engine for this rollout."""
+        return self.model.engine(
+            self.layout,
+            policy,
+            batch=len(self.seeds),
+            positions=self.positions,
+            strict=strict,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def script(self) -> list[Chunk]:
+        """What the model computes, chunk by chunk; the same at every call."""
+        chunks = write_script(
+            self.model, self.frames, passes=self.passes, seeds=self.seeds, material=self.material
+        )
+        return [chunk.to(self.device, self.dtype) for chunk in chunks]
+
+
+def regions(suits: Callable[[Layout], bool] = lambda layout: True) -> SearchStrategy[Layout]:
+    """Small regions.
+
+    Args:
+        suits: whether to draw given ones; all are asked at once, so that nothing drawn is thrown away.
+
+    Raises:
+        LayoutError: None of the small ones suits.
+    """
+    suitable = [layout for layout in SMALL_REGIONS if suits(layout)]
+    if not suitable:
+        raise LayoutError(
+            f"none of the {len(SMALL_REGIONS)} small regions suits: sinks of 0 to 3 frames, memories of 0 to "
+            "4, recents of 1 to 4"
+        )
+    return st.sampled_from(suitable)
+
+
+@st.composite
+def rollouts(
+    draw: st.DrawFn,
+    setups: SearchStrategy[tuple[Layout, Positions]] | None = None,
+    *,
+    batch: tuple[int, int] = (1, 3),
+    materials: Sequence[Material] = ("ordinary",),
+    models: Sequence[Model] = SMALL_MODELS,
+    chunk: int | None = None,
+) -> Rollout:
+    """Rollouts that fill the cache and go on for a few chunks more, as that is where policies act.
+
+    Args:
+        draw: what hypothesis draws with.
+        setups: regions and key positions; small regions at block-relative positions if omitted.
+        batch: fewest and most samples.
+        materials: what keys and values may be made of.
+        models: sizes to choose from.
+        chunk: latent frames of every chunk; any that fit if omitted.
+    """
+    layout, positions = draw(st.tuples(regions(), BLOCK_RELATIVE) if setups is None else setups)
+    full = chunk or layout.recent
+    sizes = st.integers(1, layout.recent) if chunk is None else st.just(chunk)
+    more = draw(st.lists(sizes, min_size=2, max_size=6))
+    seeds = draw(st.lists(st.integers(0, 10_000), min_size=batch[0], max_size=batch[1], unique=True))
+    return Rollout(
+        layout=layout,
+        frames=(full,) * -(-layout.budget // full) + tuple(more),
+        seeds=tuple(seeds),
+        passes=tuple(draw(st.lists(st.integers(0, 2), min_size=1, max_size=3))),
+        positions=positions,
+        model=draw(st.sampled_from(models)),
+        material=draw(st.sampled_from(materials)),
+    )
+
+
+def slots(**options: Any) -> SearchStrategy[Slots]:
+    """Layers as chunks begin, given to `evict`; takes the options of `rollouts`."""
+    return _shown("evict", "slots", **options)
+
+
+def candidates(**options: Any) -> SearchStrategy[Candidates]:
+    """Units that compete for memory, given to `score` and `select`; takes the options of `rollouts`."""
+    return _shown("score", "candidates", **options)
+
+
+def drafts(**options: Any) -> SearchStrategy[Draft]:
+    """Newcomers' drafts, given to `edit`; takes the options of `rollouts`."""
+    return _shown("edit", "draft", **options)
+
+
+class _Idle(Editor):
+    """Edits nothing, so that the engine shows its drafts."""
+
+    @hookimpl
+    def edit(self) -> None:
+        """Leave the draft as it is."""
+
+
+@st.composite
+def _shown(draw: st.DrawFn, /, hook: str, argument: str, **options: Any) -> Any:
+    """The last that an engine showed to a hook in a random rollout of a policy that recalls."""
+    setups = st.tuples(regions(lambda layout: layout.memory > 0), BLOCK_RELATIVE)
+    return last_shown(draw(rollouts(setups, **options)), hook, argument)
+
+
+def last_shown(rollout: Rollout, hook: str, argument: str) -> Any:
+    """What an engine last showed to a hook in a rollout of a policy that evicts by lot and recalls.
+
+    Args:
+        rollout: the rollout; its regions have a memory.
+        hook: `evict`, `score`, `select` or `edit`.
+        argument: name of the hook's argument.
+    """
+    policy = Pipeline(Scatter("memory"), [Spread()], Best(), [_Idle()])
+    kept: dict[str, Any] = {}
+    Watch(
+        policy,
+        before=lambda call: (
+            kept.__setitem__(call.stage, detached(call.given[argument])) if call.stage == hook else None
+        ),
+    )
+    run(rollout.engine(policy), rollout.script())
+    return kept[hook]
+
+
+def detached(shown: Any) -> Any:
+    """A copy of stage data that stays as it is when the engine goes on; what reads the cache reads it now."""
+    return converted(shown, lambda x: x.clone())
+
+
+def converted(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Stage data with every tensor changed; what reads the cache then gives what it reads now."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if attrs.has(type(value)):
+        fields = [field for field in attrs.fields(type(value)) if field.init]
+        parts = {str(field.alias): converted(getattr(value, field.name), change) for field in fields}
+        return attrs.evolve(value, **parts)
+    if isinstance(value, dict):
+        return {name: converted(one, change) for name, one in value.items()}
+    if callable(value) and not inspect.signature(value).parameters:
+        read = converted(value(), change)
+        return lambda: read
+    return value
