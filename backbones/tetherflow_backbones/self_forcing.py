@@ -110,7 +110,7 @@ class SelfForcing(Backbone):
         if not parity:
             self._transformer.fuse()
         self._rotary = WanRotary(self.arch.head_dim, grid, torch.float64 if parity else torch.float32)
-        self._tokens = grid[0] * grid[1]
+        self._grid = grid
 
     @property
     def transformer(self) -> CausalWanTransformer:
@@ -125,7 +125,9 @@ class SelfForcing(Backbone):
     @property
     def cache_shape(self) -> CacheShape:
         """Layers, heads and tokens of its cache."""
-        return CacheShape(self.arch.num_layers, self.arch.num_heads, self.arch.head_dim, self._tokens)
+        rows, columns = self._grid
+        arch = self.arch
+        return CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, rows * columns, rows)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

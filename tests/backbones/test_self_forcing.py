@@ -36,7 +36,7 @@ def test_registered_by_its_entry_point() -> None:
 
 def test_shapes_follow_from_the_options(weights: Path) -> None:
     backbone = SelfForcing(options(weights), device=CPU)
-    assert backbone.cache_shape == CacheShape(layers=2, heads=2, head_dim=12, tokens=6)
+    assert backbone.cache_shape == CacheShape(layers=2, heads=2, head_dim=12, tokens=6, rows=2)
     assert backbone.latent_shape == (3, 4, 6)
     assert backbone.rotary.grid == (2, 3)
     assert backbone.fps == 16

@@ -145,11 +145,6 @@ def test_tensors_of_another_shape_are_refused(which: int, change: Callable[[Tens
         engine.attend(1, *tensors)
 
 
-def test_recall_at_absolute_positions_is_refused() -> None:
-    with pytest.raises(LayoutError, match="it needs block-relative positions, not absolute"):
-        SIZES.engine(Layout(1, 2, 3), tethercache(), positions="absolute")
-
-
 def test_recall_without_a_memory_region_is_refused() -> None:
     policy = Pipeline(ScatterEvictor(destination="memory"), select=DrawSelector())
     with pytest.raises(LayoutError, match="recalls into memory, but the regions give it 0 frames"):

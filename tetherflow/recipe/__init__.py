@@ -2,7 +2,14 @@
 
 from tetherflow.recipe.bundled import bundled_recipes
 from tetherflow.recipe.model import Recipe
-from tetherflow.recipe.parts import backbone_of, chunk_frames_of, latent_frames_of, layout_of, pipeline_of
+from tetherflow.recipe.parts import (
+    backbone_of,
+    chunk_frames_of,
+    latent_frames_of,
+    layout_of,
+    pipeline_of,
+    unit_of,
+)
 from tetherflow.recipe.read import load_recipe
 from tetherflow.recipe.schema import json_schema
 from tetherflow.recipe.write import dump_recipe
@@ -18,4 +25,5 @@ __all__ = [
     "layout_of",
     "load_recipe",
     "pipeline_of",
+    "unit_of",
 ]

@@ -29,9 +29,9 @@ def lock_of(recipe: Recipe, backbone: Backbone, device: torch.device, dtype: tor
         dtype: type of the transformer and the cache.
     """
     stages = recipe.stages
-    selectors = [stages.select] if stages.select else []
+    single = [entry for entry in (stages.select, stages.merge) if entry]
     uses = [(BACKBONES, recipe.backbone.use)]
-    uses += [(POLICIES, entry.use) for entry in [stages.evict, *stages.score, *selectors, *stages.edit]]
+    uses += [(POLICIES, entry.use) for entry in [stages.evict, *stages.score, *single, *stages.edit]]
     return {
         "tetherflow": tetherflow.__version__,
         "python": platform.python_version(),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tetherflow.backbone import Backbone, SamplerSettings, VideoDecoder
 from tetherflow.cache.engine import CacheEngine
-from tetherflow.cache.interfaces import Policy, Positions
+from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.sampler import Sampler
@@ -43,6 +43,7 @@ class Session:
         layout: the cache's regions.
         policy: decides what the cache keeps.
         positions: key positions.
+        unit: what the cache keeps or drops as a whole.
         strict: whether plugins' results are checked at once; by default on the CPU only.
         chunk_frames: latent frames a chunk; the backbone's own by default.
         dtype: type of the transformer's weights and of the cache.
@@ -55,6 +56,7 @@ class Session:
         policy: Policy,
         *,
         positions: Positions = "block-relative",
+        unit: Unit = "frame",
         strict: bool | None = None,
         chunk_frames: int | None = None,
         device: torch.device | str = "cpu",
@@ -64,6 +66,7 @@ class Session:
         self.layout = layout
         self.policy = policy
         self.positions: Positions = positions
+        self.unit: Unit = unit
         self.device = torch.device(device)
         self.strict = self.device.type == "cpu" if strict is None else strict
         self.dtype = dtype
@@ -89,6 +92,7 @@ class Session:
             self.backbone.rotary,
             batch=batch,
             positions=self.positions,
+            unit=self.unit,
             dtype=self.dtype,
             device=self.device,
             strict=self.strict,

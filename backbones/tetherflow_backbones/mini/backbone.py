@@ -48,7 +48,7 @@ class Mini(Backbone):
         self._frame = weights.frame
         self._latent_shape = (arch.in_dim, weights.frame // 8, weights.frame // 8)
         grid = arch.grid(*self._latent_shape[1:])
-        self._shape = CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, grid[0] * grid[1])
+        self._shape = CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, grid[0] * grid[1], grid[0])
         self._transformer = weights.transformer.to(device, dtype)
         if not parity:
             self._transformer.fuse()
