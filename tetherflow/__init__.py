@@ -4,30 +4,61 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tetherflow.cache import Candidates, Destination, Draft, Eviction, Layout, Slots, Statistics
+    from tetherflow.cache import (
+        Bank,
+        Candidates,
+        Destination,
+        Draft,
+        Event,
+        Eviction,
+        Layout,
+        Placement,
+        Ranks,
+        Revision,
+        Segment,
+        Selection,
+        SideShape,
+        SideStore,
+        Slots,
+        Statistics,
+        Units,
+        When,
+    )
     from tetherflow.hookspecs import hookimpl
-    from tetherflow.stages import Editor, Evictor, Scorer, Selector, Stage, StageOptions
+    from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage, StageOptions
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bank",
     "Candidates",
     "Destination",
     "Draft",
     "Editor",
+    "Event",
     "Eviction",
     "Evictor",
     "Layout",
+    "Merger",
+    "Placement",
+    "Ranks",
+    "Revision",
     "Scorer",
+    "Segment",
+    "Selection",
     "Selector",
+    "SideShape",
+    "SideStore",
     "Slots",
     "Stage",
     "StageOptions",
     "Statistics",
+    "Units",
+    "When",
     "hookimpl",
 ]
 
-_STAGES = {"Editor", "Evictor", "Scorer", "Selector", "Stage", "StageOptions"}
+_STAGES = {"Editor", "Evictor", "Merger", "Scorer", "Selector", "Stage", "StageOptions"}
 
 
 def __getattr__(name: str) -> Any:

@@ -59,7 +59,7 @@ class StageError(TetherflowError):
 
     Attributes:
         plugin: the plugin's name, as the recipe spells it.
-        stage: which of the four stages: evict, score, select or edit.
+        stage: the hook that was called, such as score or place.
         layer: index of the transformer layer, from 0; None where no layer is concerned.
         chunk: index of the chunk in its rollout, from 0; None outside a rollout.
         message: what went wrong.

@@ -1,18 +1,22 @@
-"""The four stages of a cache policy, as pluggy hook specifications.
+"""The stages of a cache policy, as pluggy hook specifications.
 
-An implementation may name just the arguments it needs. The engine calls `evict` as a chunk begins, and
-`score`, `select` and `edit` in its context pass, before that layer's attention reads.
+An implementation may name just the arguments it needs. The engine calls `evict` as a chunk begins; `score`,
+`select` and `edit` in its context pass, before that layer's attention reads, or earlier if the evictor says
+so; and `merge` whenever units leave for good. Any stage may implement the hooks after these beside its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import pluggy
 from torch import Tensor
 
-from tetherflow.cache.stage_data import Candidates, Draft, Eviction, Slots
+from tetherflow.cache.answers import Eviction, Placement, Revision, Segment, Selection
+from tetherflow.cache.events import Event
+from tetherflow.cache.layout import Layout
+from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
 
 PROJECT: Final = "tetherflow"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -21,7 +25,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class StageHooks:
-    """Every hook that a stage plugin can implement; a plugin implements one."""
+    """Every hook that a stage plugin can implement."""
 
     @hookspec(firstresult=True)
     def evict(self, slots: Slots, count: int) -> Eviction:  # type: ignore[empty-body]
@@ -29,10 +33,11 @@ class StageHooks:
 
         Args:
             slots: the layer's units in time order.
-            count: how many must leave; at least 1.
+            count: how many must leave; at least 1. An evictor that declares itself `eager` may let more go.
 
         Returns:
-            Their ranks, and where they go. A unit of the sink never leaves.
+            Their ranks, and where they go. A unit of the sink or the bank never leaves, nor do the newest
+            ones that, with the chunk, fill the recent region (one less for each that leaves beyond need).
         """
 
     @hookspec
@@ -50,7 +55,7 @@ class StageHooks:
     @hookspec(firstresult=True)
     def select(  # type: ignore[empty-body]
         self, candidates: Candidates, score: Tensor, scores: Mapping[str, Tensor]
-    ) -> Tensor:
+    ) -> Tensor | Selection:
         """Choose the candidates that make up memory.
 
         Args:
@@ -59,7 +64,8 @@ class StageHooks:
             scores: each scorer's result, by plugin name.
 
         Returns:
-            Indices among the N candidates, int64 `[B, capacity]`, without repeats, in any order.
+            Indices among the N candidates, int64 `[B, capacity]`, without repeats, in any order; or a
+            `Selection`, which may blend candidates and note things of them.
         """
 
     @hookspec
@@ -68,4 +74,63 @@ class StageHooks:
 
         Args:
             draft: copies of the newcomers, to be changed in place, with the trusted pool's statistics.
+        """
+
+    @hookspec(firstresult=True)
+    def merge(self, bank: Bank) -> None:
+        """Work the units that leave the cache into the bank's.
+
+        Args:
+            bank: copies of the bank's units, to be changed in place, and of those that leave.
+        """
+
+    @hookspec(firstresult=True)
+    def place(self, slots: Slots) -> Placement:  # type: ignore[empty-body]
+        """Say where in time every unit stands that attention reads.
+
+        Called as a chunk begins and again after memory was decided in one of its passes. The queries stand
+        where their own frames' first units do.
+
+        Args:
+            slots: the layer's units in time order, the chunk's included (`slots.current`).
+
+        Returns:
+            Their temporal positions: whole numbers if they are the same for every sample (cheaper: the engine
+            then knows which keys stay where they were), or a tensor of reals `[B, held]`.
+        """
+
+    @hookspec(firstresult=True)
+    def view(self, slots: Slots) -> Sequence[Segment]:  # type: ignore[empty-body]
+        """Say which units each group of heads reads; called when `place` is.
+
+        Args:
+            slots: the layer's units in time order, the chunk's included (`slots.current`).
+
+        Returns:
+            Segments that share out all heads. What no segment names is held, but not read.
+        """
+
+    @hookspec(firstresult=True)
+    def revise(self, slots: Slots) -> Revision | None:
+        """Change units after the layer's context pass has read them; the next chunk reads what they became.
+
+        Args:
+            slots: the layer's units in time order, the chunk's included, with the pass's queries.
+
+        Returns:
+            New keys and values, or new metadata, of some units; None if nothing changes. A unit keeps its
+            identity, and the sink its keys and values.
+        """
+
+    @hookspec(firstresult=True)
+    def switch(self, layout: Layout, event: Event) -> int | None:
+        """Say what leaves at a prompt switch; later hooks find it in `slots.event` until the chunk has ended.
+
+        Args:
+            layout: the regions' sizes, in units.
+            event: the switch.
+
+        Returns:
+            How many of the newest latent frames stay beside sink and bank; None for the engine's default: all
+            of them, or at a flush or cut the newest two.
         """

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pluggy
 import torch
 from torch import Tensor
 
-from tetherflow.cache.checks import Checks, is_finite
+from tetherflow.cache.answers import Eviction, Placement, Revision, Segment, Selection, SideShape, SideStore
+from tetherflow.cache.checks import Checks
+from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.stage_data import Candidates, Draft, Eviction, Slots
+from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
 from tetherflow.errors import PipelineError, StageError, TetherflowError
+from tetherflow.fitting import OPTIONAL_HOOKS, check_fit, check_kinds, check_regions, uses_of
 from tetherflow.hookspecs import PROJECT, StageHooks
-from tetherflow.stages import Editor, Evictor, Scorer, Selector, Stage
+from tetherflow.returned import (
+    eviction_of,
+    kind_of,
+    metadata_of,
+    placement_of,
+    revision_of,
+    score_of,
+    segments_of,
+    selection_of,
+    units_of,
+)
+from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage
 
-Result = TypeVar("Result")
+Shown = Slots | Candidates | Draft | Bank
 
 
 class Pipeline:
@@ -31,6 +44,7 @@ class Pipeline:
         score: scorers, in the order in which they run.
         select: the selector; required if there are scorers.
         edit: editors, in the order in which they run.
+        merge: works what leaves into the bank.
 
     Raises:
         PipelineError: The stages do not make up a policy.
@@ -42,160 +56,130 @@ class Pipeline:
         score: Sequence[Scorer] = (),
         select: Selector | None = None,
         edit: Sequence[Editor] = (),
+        merge: Merger | None = None,
     ) -> None:
+        check_kinds(evict, score, select, edit, merge)
         self.evictor = evict
         self.scorers = tuple(score)
         self.selector = select
         self.editors = tuple(edit)
-        self._check_cardinality()
+        self.merger = merge
+        check_fit(evict, self.scorers, select, self.editors, self.stages)
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(StageHooks)
+        self._hooks: dict[str, Stage] = {}  # which stage implements an optional hook
         for stage in self.stages:
             self._register(stage)
-        self._calls = {stage: self._caller(stage) for stage in self.stages}
+        own = [(stage, str(stage.stage)) for stage in self.stages]
+        optional = [(stage, hook) for hook, stage in self._hooks.items()]
+        self._calls = {(stage, hook): self._caller(stage, hook) for stage, hook in own + optional}
+        self.uses = uses_of(self.stages, self._hooks, evict, select)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages, in the order in which they run."""
         selector = () if self.selector is None else (self.selector,)
-        return (self.evictor, *self.scorers, *selector, *self.editors)
+        merger = () if self.merger is None else (self.merger,)
+        return (self.evictor, *self.scorers, *selector, *self.editors, *merger)
 
     @property
     def recalls(self) -> bool:
         """Whether evicted units compete for memory."""
         return self.selector is not None
 
-    @property
-    def edits(self) -> bool:
-        """Whether newcomers are edited before they enter memory."""
-        return bool(self.editors)
-
     def check_layout(self, layout: Layout) -> None:
-        """Ask every stage whether the regions suit it.
+        """Ask every stage whether the regions, in latent frames, suit it.
 
         Raises:
             LayoutError: They do not suit a stage.
         """
         for stage in self.stages:
             stage.check_layout(layout)
+        check_regions(self.uses, layout)
+
+    def side_stores(self, shape: SideShape) -> Mapping[str, Mapping[str, SideStore]]:
+        """What each stage keeps beside the cache, by the stage's name and the store's."""
+        return {stage.name: stage.side_stores(shape) for stage in self.stages}
 
     def evict(self, slots: Slots, count: int, checks: Checks) -> Eviction:
         """Run the evictor and check its choice (see `StageHooks.evict`)."""
         stage = self.evictor
-        eviction: Eviction = self._call(stage, slots, slots=slots, count=count)
-        fail = _failure(stage, slots)
-        if not isinstance(eviction, Eviction):
-            raise fail(f"returned {_kind(eviction)}; expected an Eviction")
-        if eviction.to != stage.destination:
-            raise fail(f"sends units to '{eviction.to}' but declares destination '{stage.destination}'")
-        sink = len(slots.layout.sink_of(slots.held))
-        # With the chunk, these newest units fill the recent region.
-        stay = min(max(0, slots.layout.recent - slots.incoming), slots.held - sink - count)
-        end = slots.held - stay
-        if isinstance(eviction.ranks, range):
-            ranks = eviction.ranks
-            if len(ranks) != count or ranks.step != 1:
-                raise fail(f"returned {ranks}; expected {count} ranks in ascending order, step 1")
-            if ranks.start < sink or ranks.stop > end:
-                raise fail(f"evicts {ranks}; ranks must lie from {sink}, past the sink, below {end}")
-            return eviction
-        ranks_tensor = _indices(eviction.ranks, (slots.origins.shape[0], count), slots.origins, fail)
-        ordered = ranks_tensor.sort(dim=1).values
-        checks.require(
-            (ordered[:, 0] >= sink).all() & (ordered[:, -1] < end).all(),
-            lambda: fail(
-                f"evicts a rank out of range; ranks must lie from {sink}, past the sink, below {end}"
-            ),
-        )
-        checks.require((ordered.diff(dim=1) > 0).all(), lambda: fail("evicts a unit twice"))
-        return Eviction(ordered.clamp(sink, end - 1), eviction.to)
+        value = self._call(stage, "evict", slots, slots=slots, count=count)
+        return eviction_of(value, stage, slots, count, _failure(stage, "evict", slots), checks)
 
     def score(self, candidates: Candidates, checks: Checks) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the scorers; returns the sum of their scores, float32 `[B, N]`, and each by name."""
         scores: dict[str, Tensor] = {}
         total = torch.zeros_like(candidates.origins, dtype=torch.float32)
         for stage in self.scorers:
-            score: Tensor = self._call(stage, candidates, candidates=candidates, scores=scores)
-            fail = _failure(stage, candidates)
-            if not isinstance(score, Tensor) or score.shape != total.shape or not score.is_floating_point():
-                raise fail(f"returned {_kind(score)}; expected floating point {list(total.shape)}")
-            if score.device != total.device:
-                raise fail(f"returned a score on {score.device}; expected {total.device}")
-            checks.require(is_finite(score), _later(fail, "returned a score that is not finite"))
+            value = self._call(stage, "score", candidates, candidates=candidates, scores=scores)
+            score = score_of(value, total, _failure(stage, "score", candidates), checks)
             scores[stage.name] = score
             total = total + score.float()
         return total, scores
 
     def select(
         self, candidates: Candidates, score: Tensor, scores: dict[str, Tensor], checks: Checks
-    ) -> Tensor:
-        """Run the selector; returns the chosen candidates in time order, int64 `[B, capacity]`."""
+    ) -> Selection:
+        """Run the selector; its choice comes back in time order."""
         stage = self.selector
         if stage is None:
             raise PipelineError("this pipeline has no selector, so there is nothing to select")
-        chosen: Tensor = self._call(stage, candidates, candidates=candidates, score=score, scores=scores)
-        fail = _failure(stage, candidates)
-        batch, count = candidates.origins.shape
-        chosen = _indices(chosen, (batch, candidates.capacity), candidates.origins, fail)
-        ordered = chosen.sort(dim=1).values
-        checks.require(
-            (ordered[:, 0] >= 0).all() & (ordered[:, -1] < count).all(),
-            lambda: fail(f"returned an index out of range; indices must lie from 0 below {count}"),
-        )
-        checks.require((ordered.diff(dim=1) > 0).all(), lambda: fail("returned an index twice"))
-        return ordered.clamp(0, count - 1)
+        value = self._call(stage, "select", candidates, candidates=candidates, score=score, scores=scores)
+        return selection_of(value, stage, candidates, _failure(stage, "select", candidates), checks)
 
     def edit(self, draft: Draft, checks: Checks) -> None:
         """Run the editors on a draft."""
         for stage in self.editors:
-            shape, dtype, device = draft.keys.shape, draft.keys.dtype, draft.keys.device
-            self._call(stage, draft, draft=draft)
-            fail = _failure(stage, draft)
+            like = draft.keys
+            self._call(stage, "edit", draft, draft=draft)
+            fail = _failure(stage, "edit", draft)
             for name, tensor in (("keys", draft.keys), ("values", draft.values)):
-                at_home = isinstance(tensor, Tensor) and tensor.device == device
-                if not at_home or tensor.shape != shape or tensor.dtype != dtype:
-                    raise fail(
-                        f"made the draft's {name} {_kind(tensor)}; expected {dtype} {list(shape)} on {device}"
-                    )
-                checks.require(is_finite(tensor), _later(fail, f"made {name} that are not finite"))
+                units_of(tensor, name, "the draft's", like.shape, like, fail, checks)
 
-    def _check_cardinality(self) -> None:
-        expected: list[tuple[object, type[Stage]]] = [(self.evictor, Evictor), (self.selector, Selector)]
-        expected += [(scorer, Scorer) for scorer in self.scorers]
-        expected += [(editor, Editor) for editor in self.editors]
-        for stage, kind in expected:
-            if not isinstance(stage, kind) and not (kind is Selector and stage is None):
-                name = getattr(stage, "name", repr(stage))
-                raise PipelineError(
-                    f"'{name}' is no {kind.__name__} and cannot serve as stage '{kind.stage}'"
-                )
-        names = Counter(stage.name for stage in self.stages)
-        for name, count in names.items():
-            if count > 1:
-                raise PipelineError(
-                    f"plugin '{name}' appears {count} times; each stage plugin may appear once"
-                )
-        before: set[str] = set()
-        for scorer in self.scorers:
-            if missing := [name for name in scorer.needs if name not in before]:
-                raise PipelineError(
-                    f"scorer '{scorer.name}' builds on '{missing[0]}', which must come before it"
-                )
-            before.add(scorer.name)
-        if self.selector is None and (self.scorers or self.editors):
-            idle = ", ".join(f"'{stage.name}'" for stage in (*self.scorers, *self.editors))
-            raise PipelineError(
-                f"{idle} would never run: a pipeline with scorers or editors needs one selector"
-            )
-        if self.selector is not None and self.evictor.destination != "memory":
-            raise PipelineError(
-                f"selector '{self.selector.name}' would never run: evictor '{self.evictor.name}' drops what "
-                "leaves; use one that sends it to memory, such as 'recall-window'"
-            )
-        if self.selector is None and self.evictor.destination == "memory":
-            raise PipelineError(
-                f"evictor '{self.evictor.name}' sends units to memory, but there is no selector"
-            )
+    def merge(self, bank: Bank, checks: Checks) -> None:
+        """Run the merger on copies of the bank."""
+        stage = self.merger
+        if stage is None:
+            raise PipelineError("this pipeline has no merger, so nothing goes into the bank")
+        like, noted = bank.keys, dict(bank.metadata)
+        self._call(stage, "merge", bank, bank=bank)
+        fail = _failure(stage, "merge", bank)
+        for name, tensor in (("keys", bank.keys), ("values", bank.values)):
+            units_of(tensor, name, "the bank's", like.shape, like, fail, checks)
+        shape = (like.shape[0], like.shape[1])
+        bank.metadata = metadata_of(bank.metadata, noted, shape, fail, checks)
+
+    def place(self, slots: Slots, checks: Checks) -> Placement:
+        """Ask where in time a layer's units stand."""
+        value, fail = self._ask("place", slots)
+        return placement_of(value, slots, fail, checks)
+
+    def view(self, slots: Slots, checks: Checks) -> tuple[Segment, ...]:
+        """Ask what each group of heads reads."""
+        value, fail = self._ask("view", slots)
+        return segments_of(value, slots, fail, checks)
+
+    def revise(self, slots: Slots, checks: Checks) -> Revision | None:
+        """Ask which units change after the context pass."""
+        value, fail = self._ask("revise", slots)
+        return None if value is None else revision_of(value, slots, fail, checks)
+
+    def switch(self, layout: Layout, event: Event) -> int | None:
+        """Ask how many of the newest latent frames stay at a prompt switch."""
+        stage = self._hooks.get("switch")
+        if stage is None:
+            return None
+        value = self._call(stage, "switch", None, layout=layout, event=event)
+        if value is not None and (not isinstance(value, int) or value < 0):
+            what = value if isinstance(value, int) else kind_of(value)
+            raise _failure(stage, "switch", None)(f"returned {what}; expected 0 or more frames, or None")
+        return value
+
+    def _ask(self, hook: str, slots: Slots) -> tuple[Any, Callable[[str], StageError]]:
+        """Call an optional hook; returns its result and what makes errors of it."""
+        stage = self._hooks[hook]
+        return self._call(stage, hook, slots, slots=slots), _failure(stage, hook, slots)
 
     def _register(self, stage: Stage) -> None:
         if type(stage).__eq__ is not object.__eq__:
@@ -207,59 +191,38 @@ class Pipeline:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PipelineError(f"plugin '{stage.name}' does not fit its hook: {error}") from error
-        implemented = [hook.name for hook in self.manager.get_hookcallers(stage) or ()]
-        if implemented != [stage.stage]:
-            found = ", ".join(implemented) or "none"
+        implemented = {hook.name for hook in self.manager.get_hookcallers(stage) or ()}
+        if implemented - set(OPTIONAL_HOOKS) != {stage.stage}:
+            found = ", ".join(sorted(implemented)) or "none"
             raise PipelineError(
-                f"plugin '{stage.name}' must implement the hook '{stage.stage}' with @hookimpl, no other; "
-                f"it implements: {found}"
+                f"plugin '{stage.name}' must implement the hook '{stage.stage}' with @hookimpl, and beside "
+                f"it none but {', '.join(OPTIONAL_HOOKS)}; it implements: {found}"
             )
+        for hook in sorted(implemented & set(OPTIONAL_HOOKS)):
+            if other := self._hooks.get(hook):
+                raise PipelineError(
+                    f"plugins '{other.name}' and '{stage.name}' both implement '{hook}'; a policy has one"
+                )
+            self._hooks[hook] = stage
 
-    def _caller(self, stage: Stage) -> pluggy.HookCaller:
+    def _caller(self, stage: Stage, hook: str) -> pluggy.HookCaller:
         """A caller of this stage's hook alone: its results and errors then belong to one plugin."""
         others = [other for other in self.stages if other is not stage]
-        return self.manager.subset_hook_caller(stage.stage, others)
+        return self.manager.subset_hook_caller(hook, others)
 
-    def _call(self, stage: Stage, at: Slots | Candidates | Draft, **arguments: Any) -> Any:
+    def _call(self, stage: Stage, hook: str, at: Shown | None, **arguments: Any) -> Any:
         try:
-            result = self._calls[stage](**arguments)
+            result = self._calls[stage, hook](**arguments)
         except TetherflowError as error:  # raised on purpose: its message says what to do
-            raise _failure(stage, at)(str(error)) from error
+            raise _failure(stage, hook, at)(str(error)) from error
         except Exception as error:
-            raise _failure(stage, at)(f"raised {type(error).__name__}: {error}") from error
-        if stage.stage in ("score", "edit"):  # not firstresult: a list of results, without what was None
+            raise _failure(stage, hook, at)(f"raised {type(error).__name__}: {error}") from error
+        if hook in ("score", "edit"):  # not firstresult: a list of results, without what was None
             return result[0] if result else None
         return result
 
 
-def _failure(stage: Stage, at: Slots | Candidates | Draft) -> Callable[[str], StageError]:
-    """Makes errors that name a stage and where it ran."""
-    layer, chunk = at.layer, at.chunk
-    return lambda message: StageError(stage.name, stage.stage, layer, chunk, message)
-
-
-def _later(fail: Callable[[str], StageError], message: str) -> Callable[[], StageError]:
-    return lambda: fail(message)
-
-
-def _indices(
-    value: object, shape: tuple[int, int], like: Tensor, fail: Callable[[str], StageError]
-) -> Tensor:
-    """Check that a plugin returned integer indices of a shape, on the right device; returns them as int64."""
-    if (
-        not isinstance(value, Tensor)
-        or value.shape != shape
-        or value.is_floating_point()
-        or value.is_complex()
-    ):
-        raise fail(f"returned {_kind(value)}; expected integers {list(shape)}")
-    if value.dtype == torch.bool or value.device != like.device:
-        raise fail(f"returned {_kind(value)}; expected integers {list(shape)} on {like.device}")
-    return value.to(torch.int64)
-
-
-def _kind(value: object) -> str:
-    """What a plugin returned, in words."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} {list(value.shape)} on {value.device}"
-    return "nothing" if value is None else f"a {type(value).__name__}"
+def _failure(stage: Stage, hook: str, at: Shown | None) -> Callable[[str], StageError]:
+    """Makes errors that name a stage, its hook and where it ran."""
+    layer, chunk = (None, None) if at is None else (at.layer, at.chunk)
+    return lambda message: StageError(stage.name, hook, layer, chunk, message)

@@ -27,6 +27,7 @@ class Relevance(Scorer):
         temperature: float = Field(default=1.0, gt=0, description="Softmax temperature T.")
 
     options: Options
+    needs_query = True
 
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:
@@ -54,7 +55,7 @@ class TemporalDiversity(Scorer):
     @hookimpl
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
-        frames = candidates.origins.float()
+        frames = candidates.frames.float()
         extent = frames[:, -1] - frames[:, 0] + 1
         sigma = (extent / 2).clamp_min(1)[:, None, None]
         distance = (frames[:, :, None] - frames[:, None, :]).abs()
@@ -66,6 +67,8 @@ class TemporalDiversity(Scorer):
 
 class TopM(Selector):
     """Keep the M candidates of the highest score; residents and newcomers compete on equal terms."""
+
+    needs_score = True
 
     @hookimpl
     def select(self, candidates: Candidates, score: Tensor) -> Tensor:

@@ -22,5 +22,6 @@ class SinkWindow(Evictor):
 
     @hookimpl
     def evict(self, slots: Slots, count: int) -> Eviction:
-        """Choose the `count` oldest units past the sink."""
-        return Eviction(range(slots.layout.sink, slots.layout.sink + count))
+        """Choose the `count` oldest units past the sink, and the bank if there is one."""
+        first = slots.layout.standing
+        return Eviction(range(first, first + count))

@@ -10,7 +10,12 @@ class SlidingWindow(Evictor):
     """Drop the oldest units: first in, first out (Self-Forcing, arXiv 2506.08009, section 3.4)."""
 
     def check_layout(self, layout: Layout) -> None:
-        """Refuse a sink or memory, which a plain window does not keep."""
+        """Refuse a sink, bank or memory, which a plain window does not keep."""
+        if layout.bank:
+            raise LayoutError(
+                f"'sliding-window' keeps no bank, but the regions give it {layout.bank} frames; "
+                "set it to 0, or use 'sink-window'"
+            )
         if layout.sink or layout.memory:
             raise LayoutError(
                 f"'sliding-window' keeps no sink and no memory, but the regions give them {layout.sink} and "

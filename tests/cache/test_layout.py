@@ -9,7 +9,14 @@ from hypothesis import given
 from tetherflow import Layout
 from tetherflow.errors import LayoutError
 
-layouts = st.builds(Layout, st.integers(0, 5), st.integers(0, 5), st.integers(1, 5))
+layouts = st.builds(
+    Layout,
+    st.integers(0, 5),
+    st.integers(0, 5),
+    st.integers(1, 5),
+    st.integers(0, 3),
+    st.sampled_from([1, 4]),
+)
 
 
 def test_default_is_the_papers() -> None:
@@ -17,7 +24,7 @@ def test_default_is_the_papers() -> None:
     assert (layout.sink, layout.memory, layout.recent, layout.budget) == (3, 14, 4, 21)
 
 
-@pytest.mark.parametrize("region", ["sink", "memory", "recent"])
+@pytest.mark.parametrize("region", ["sink", "memory", "recent", "bank"])
 def test_negative_region_is_refused(region: str) -> None:
     with pytest.raises(LayoutError, match=rf"region '{region}' is -1; a region holds 0 or more frames"):
         Layout(**{region: -1})
@@ -42,14 +49,14 @@ def test_chunk_larger_than_recent_is_refused() -> None:
 def test_regions_split_what_is_held(layout: Layout, share: float) -> None:
     """Sink, memory and recent follow on one another, cover every rank, and keep within their sizes."""
     held = round(share * layout.budget)
-    sink, memory, recent = layout.sink_of(held), layout.memory_of(held), layout.recent_of(held)
-    assert [*sink, *memory, *recent] == list(range(held))
-    assert len(sink) <= layout.sink
-    assert len(memory) <= layout.memory
-    assert len(recent) <= layout.recent
+    regions = layout.regions(held)
+    assert [*regions.sink, *regions.bank, *regions.memory, *regions.recent] == list(range(held))
+    for name in ("sink", "bank", "memory", "recent"):
+        assert len(getattr(regions, name)) <= getattr(layout, name)
 
 
 @given(layout=layouts)
 def test_full_cache_has_whole_regions(layout: Layout) -> None:
-    sizes = [len(region(layout.budget)) for region in (layout.sink_of, layout.memory_of, layout.recent_of)]
-    assert sizes == [layout.sink, layout.memory, layout.recent]
+    regions = layout.regions(layout.budget)
+    for name in ("sink", "bank", "memory", "recent"):
+        assert len(getattr(regions, name)) == getattr(layout, name)

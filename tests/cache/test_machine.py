@@ -255,8 +255,7 @@ class CacheMachine(EngineMachine):
         if not self.case.recalls or not self.engine.held:
             return
         for store in self.engine.layers:
-            for kind, buffer in enumerate((store.keys, store.values)):
-                found = store.statistics(store.order)[:, :, kind]
+            for found, buffer in zip(store.statistics(store.order), (store.keys, store.values), strict=True):
                 tokens = store.take(buffer, store.order).double()
                 for part, expected in (
                     (found.mean, tokens.mean(dim=2)),

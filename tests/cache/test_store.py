@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 
 from tetherflow.cache.store import EMPTY, LayerStore, StoreShape, pair_off
-from tetherflow.errors import TetherflowError
 
 SHAPE = StoreShape(batch=2, budget=4, pending=2, tokens=3, heads=1, head_dim=2)
 
@@ -114,10 +113,12 @@ def test_only_what_is_asked_for_is_kept() -> None:
     assert bool((plain.origins[:, 4:] == EMPTY).all())
 
 
-def test_statistics_that_are_not_kept_are_refused() -> None:
-    plain = store(pooled=False)
-    with pytest.raises(TetherflowError, match="keeps no statistics"):
-        plain.statistics(plain.order)
+def test_statistics_that_are_not_kept_are_computed() -> None:
+    kept, plain = store(), store(pooled=False)
+    kept.pool(0, 4)
+    for found, expected in zip(plain.statistics(plain.order), kept.statistics(kept.order), strict=True):
+        torch.testing.assert_close(found.mean, expected.mean)
+        torch.testing.assert_close(found.variance, expected.variance)
 
 
 @pytest.mark.parametrize("head_dim", [1, 2, 3, 8])

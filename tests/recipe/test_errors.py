@@ -64,7 +64,10 @@ def message_of(tmp_path: Path, old: str, new: str, *overrides: str) -> str:
         ("memory: 14", "memory: 15", ["= 22, but the budget is 21"]),
         ("{sink: 3, memory: 14, recent: 4}", "{sink: 19}", ["a chunk of 3 frames does not fit into a recent region of 2"]),
         ("{sink: 3, memory: 14, recent: 4}", "{sink: 3}", ["'recall-window' recalls into memory"]),
-        ("budget: 21", "positions: absolute", ["cache.positions: recall compares unrotated keys"]),
+        ("sink: 3, memory: 14", "sink: 3, bank: 1, memory: 13", ["cache.regions: the regions give the bank 1 frames, but no"]),
+        ("memory: 14", "bank: 1, memory: 14", ["sink 3 + bank 1 + memory 14 + recent 4 = 22, but the budget is 21"]),
+        ("budget: 21", "unit: row", ["cache.unit: 'row' is none of frame, token, {rows: N}"]),
+        ("budget: 21", "unit: {rows: 0}", ["cache.unit: {'rows': 0} is none of frame, token, {rows: N} with N at"]),
         # Two selectors or none, and their like.
         ("select: {use: top-m}", "select: [top-m, top-m]", ["stages.select: takes exactly one plugin; 2 are given"]),
         ("  select: {use: top-m}\n", "", ["stages: 'score' needs exactly one 'select' plugin"]),

@@ -1,26 +1,53 @@
 """The key-value cache: regions, slots, store, phases and the engine that drives a policy through them."""
 
+from tetherflow.cache.answers import (
+    Destination,
+    Eviction,
+    Placement,
+    Ranks,
+    Revision,
+    Segment,
+    Selection,
+    SideShape,
+    SideStore,
+    When,
+)
 from tetherflow.cache.attention import Attention, attention_for
 from tetherflow.cache.engine import CacheEngine, Phase
-from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary
-from tetherflow.cache.layout import Layout
-from tetherflow.cache.stage_data import Candidates, Destination, Draft, Eviction, Slots
+from tetherflow.cache.events import Event
+from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Uses
+from tetherflow.cache.layout import Layout, Regions
+from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots, Units
 from tetherflow.cache.statistics import Statistics
 
 __all__ = [
     "Attention",
+    "Bank",
     "CacheEngine",
     "CacheShape",
     "Candidates",
     "Destination",
     "Draft",
+    "Event",
     "Eviction",
     "Layout",
     "Phase",
+    "Placement",
     "Policy",
     "Positions",
+    "Ranks",
+    "Regions",
+    "Revision",
     "Rotary",
+    "Segment",
+    "Selection",
+    "SideShape",
+    "SideStore",
     "Slots",
     "Statistics",
+    "Unit",
+    "Units",
+    "Uses",
+    "When",
     "attention_for",
 ]

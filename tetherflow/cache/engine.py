@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tetherflow.cache.answers import Selection
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.checks import Checks
-from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary
+from tetherflow.cache.events import FLUSH_KEEPS, Event
+from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit
 from tetherflow.cache.layout import Layout
+from tetherflow.cache.leaving import Departure, flush, make_room
+from tetherflow.cache.placing import Placing
 from tetherflow.cache.recall import recall
-from tetherflow.cache.stage_data import Slots
-from tetherflow.cache.store import EMPTY, LayerStore, StoreShape, pair_off
+from tetherflow.cache.revising import revise
+from tetherflow.cache.site import Site
+from tetherflow.cache.state import CacheState
+from tetherflow.cache.store import EMPTY, pair_off
+from tetherflow.cache.viewing import View, look
 from tetherflow.errors import LayoutError, TetherflowError
 
 
@@ -26,23 +33,25 @@ class Phase(enum.Enum):
     COMMIT = "commit"
 
 
-class CacheEngine:
+class CacheEngine(CacheState):
     """Keeps one rollout's keys and values within budget, as a policy decides.
 
     A chunk goes through `begin`, any number of denoising passes, `commit` (which turns the next pass into the
-    context pass) and `end`. In each pass the transformer calls `attend` once a layer, in any order of layers.
-    Samples of a batch, and layers, decide apart.
+    context pass) and `end`. In each pass the transformer calls `attend` once a layer, in any order of layers
+    unless they share a decision. Samples of a batch, and layers, decide apart. Between chunks the prompt may
+    switch (`switch`), and the newest frames may be written anew (`rewrite`).
 
     The engine, not the policy, keeps the invariants: the budget, unique origins, the frozen sink, and that
     every unit ever written is in exactly one region or was dropped by name (`dropped`).
 
     Args:
         shape: the backbone's sizes.
-        layout: the regions.
+        layout: the regions, in latent frames; the attribute of the same name is in units.
         policy: decides what leaves, what is recalled and how it is edited.
         rotary: the backbone's rotary embedding.
         batch: samples, B.
-        positions: how keys are positioned.
+        positions: how keys are positioned, unless the policy places them.
+        unit: what is kept or dropped as a whole.
         dtype: type of keys and values.
         device: where they live.
         strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
@@ -50,10 +59,10 @@ class CacheEngine:
         chunk_frames: frames of the largest chunk, for as many of which evicted units can wait for a decision;
             those of the recent region if omitted.
         share_rotated: whether layers take turns with one buffer of rotated keys, and rotate in every pass: a
-            third less memory at block-relative positions, and the same bits.
+            third less memory where there is such a buffer, and the same bits.
 
     Raises:
-        LayoutError: The regions do not suit the policy, or recall is asked of absolute positions.
+        LayoutError: The regions do not suit the policy, or units do not divide a frame.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class CacheEngine:
         *,
         batch: int = 1,
         positions: Positions = "block-relative",
+        unit: Unit = "frame",
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         strict: bool = True,
@@ -73,67 +83,38 @@ class CacheEngine:
         share_rotated: bool = False,
     ) -> None:
         policy.check_layout(layout)
-        if policy.recalls and positions == "absolute":
-            raise LayoutError(
-                "recall compares unrotated keys; it needs block-relative positions, not absolute"
-            )
-        if policy.recalls and not layout.memory:
-            raise LayoutError("the policy recalls into memory, but the regions give it 0 frames; give it 1")
-        self.shape = shape
-        self.layout = layout
-        self.policy = policy
-        self.rotary = rotary
-        self.batch = batch
         self.chunk_frames = layout.recent if chunk_frames is None else chunk_frames
         layout.check_chunk(self.chunk_frames)
+        super().__init__(
+            shape,
+            layout.in_units(shape.parts(unit)),
+            policy,
+            batch=batch,
+            positions=positions,
+            dtype=dtype,
+            device=torch.device(device),
+            chunk_frames=self.chunk_frames,
+            share_rotated=share_rotated,
+        )
+        shared = policy.uses.decides_at
+        if shared is not None and shared >= shape.layers:
+            raise LayoutError(
+                f"the policy shares layer {shared}'s decision, but there are {shape.layers} layers"
+            )
+        self.shape = shape
+        self.policy = policy
+        self.rotary = rotary
         self.positions = positions
         self.attention = attention
-        self.device = torch.device(device)
         self.checks = Checks(strict=strict)
-        sizes = StoreShape(
-            batch,
-            layout.budget,
-            self.chunk_frames if policy.recalls else 0,
-            shape.tokens,
-            shape.heads,
-            shape.head_dim,
-        )
-        rotated: bool | Tensor = positions == "block-relative"
-        if rotated and share_rotated:
-            rotated = sizes.rotated(dtype, self.device)
-        self.layers = [
-            LayerStore(
-                sizes,
-                dtype=dtype,
-                device=self.device,
-                rotated=rotated,
-                pooled=policy.recalls,
-            )
-            for _ in range(shape.layers)
-        ]
         self.phase = Phase.IDLE
-        self.chunk = -1
-        self.frames_written = 0
-        self.dropped: list[Tensor] = [self._no_units() for _ in self.layers]
-        self._history = 0  # units kept while the current chunk runs
-        self._incoming = 0  # units of the current chunk
-        self._pending = self._slots(0, 0)  # of evicted units that await the context pass
+        self._rewriting = False  # whether the current chunk was there before
+        self._pending = 0  # evicted units that await a decision
+        self._decided: set[int] = set()  # layers in which it has been made
+        self._shared: Selection | None = None  # the decision that later layers share
         self._committed: set[int] = set()  # layers whose context pass has run
-        if positions == "block-relative":
-            self._ranks = rotary.phases(torch.arange(layout.budget, device=self.device))
-        self._chunk_phases = torch.empty(0)
-
-    @property
-    def held(self) -> int:
-        """Units in the cache, the current chunk's included."""
-        return self._history + self._incoming
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the cache occupies, side buffers included."""
-        first = self.layers[0]
-        shared = first.rotated.nbytes if first.shared and first.rotated is not None else 0
-        return shared + sum(layer.nbytes for layer in self.layers)
+        self._placing = Placing(rotary, shape, self.layout, positions, self.device)
+        self._views: dict[int, View] = {}
 
     def begin(self, frames: int) -> None:
         """Make room for a chunk of `frames` latent frames, asking the policy what leaves.
@@ -152,23 +133,18 @@ class CacheEngine:
             )
         self.phase = Phase.DENOISE
         self.chunk += 1
-        held, self._incoming = self.held, frames
-        budget = self.layout.budget
-        leaving = max(0, held + frames - budget)
-        self._history = held - leaving
-        self._pending = self._slots(budget, budget + leaving if self.policy.recalls else budget)
-        self.dropped = [self._no_units() for _ in self.layers]
-        if leaving:
-            for index in range(len(self.layers)):
-                self._make_room(index, held, leaving)
-        frames_now = torch.arange(self.frames_written, self.frames_written + frames, device=self.device)
-        for layer in self.layers:
-            layer.origins[:, self._history : self.held] = frames_now
-            layer.sort(self.held)
-        if self.positions == "absolute":
-            self._chunk_phases = self.rotary.phases(frames_now)
-        else:
-            self._chunk_phases = self._ranks[self._history : self.held]
+        if self._event is None:  # else what left at the switch is this chunk's
+            self.forget_dropped()
+        units, parts = frames * self.layout.parts, self.layout.parts
+        changed = self._make_room(units)
+        self._incoming = units
+        self._memory = max(self._memory, self.held - self.layout.standing - self.layout.recent)
+        first = self.frames_written * parts
+        origins = torch.arange(first, first + units, device=self.device)
+        for store in self.layers:
+            store.admit(slice(self._history, self.held), origins)
+            store.sort(self.held)
+        self._look(changed, frames, self.frames_written)
 
     def commit(self) -> None:
         """Turn the next pass into the context pass, whose clean keys and values stay."""
@@ -187,7 +163,10 @@ class CacheEngine:
         if missing := sorted(set(range(len(self.layers))) - self._committed):
             raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
         self.phase = Phase.IDLE
-        self.frames_written += self._incoming
+        if not self._rewriting:
+            self.frames_written += self._incoming // self.layout.parts
+            self._event = None
+        self._rewriting = False
         self.checks.flush()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -203,145 +182,196 @@ class CacheEngine:
             The attended values `[B, F*T, H, D]`.
 
         Raises:
-            StageError: The policy broke a rule in the context pass.
+            StageError: The policy broke a rule.
             TetherflowError: It is no time to attend, or the tensors are not this chunk's.
         """
         self._check_pass(layer, query, key, value)
-        store = self.layers[layer]
+        store, uses = self.layers[layer], self.policy.uses
         start, stop = self._history, self.held
-        query, key, value = (x.unflatten(1, (self._incoming, -1)) for x in (query, key, value))
-        if store.shared:
-            self._rotate_history(store)
-        turned = self.rotary.turn(key, self._chunk_phases)
-        store.values[:, start:stop] = value
-        store.read_keys[:, start:stop] = turned
-        if self.phase is Phase.COMMIT:
-            if store.rotated is not None:
-                store.keys[:, start:stop] = key
+        query, key = (x.unflatten(1, (-1, self.shape.tokens)) for x in (query, key))  # by frame
+        unit = (-1, store.shape.tokens)
+        store.values[:, start:stop] = value.unflatten(1, unit)
+        if self.phase is Phase.COMMIT and store.rotated is not None:
+            store.keys[:, start:stop] = key.flatten(1, 2).unflatten(1, unit)
             store.pool(start, stop)
-            if self._pending.shape[1]:
-                self._recall(layer, query)
-        return self.attention(
-            self.rotary.turn(query, self._chunk_phases).flatten(1, 2),
-            store.read_keys[:, :stop].flatten(1, 2),
-            store.values[:, :stop].flatten(1, 2),
-        )
+        decides = self.phase is Phase.COMMIT or uses.recall == "first-pass"
+        if self._pending and decides and layer not in self._decided:
+            self._decide(layer, query)
+        view = self._views[layer]
+        if store.shared:
+            self._placing.rotate(store, range(start), view.placement)
+        turned = self.rotary.turn(key, view.phases)
+        store.read_keys[:, start:stop] = turned.flatten(1, 2).unflatten(1, unit)
+        out = view.read(store, stop, self.rotary.turn(query, view.phases).flatten(1, 2), self.attention)
+        if uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
+            revise(self._site(layer), view, query)
+        return out
 
-    def origins(self) -> Tensor:
-        """Latent frame of every unit held, in time order, int64 `[layers, B, held]`."""
-        return torch.stack([layer.unit_origins(layer.order) for layer in self.layers])
+    def switch(self, event: Event) -> None:
+        """Tell the policy of a prompt switch between chunks, and drop what it lets go of.
 
-    def memory_origins(self) -> Tensor:
-        """Latent frame of every memory slot, int64 `[layers, B, M]`; −1 until the cache is full."""
-        if self.held < self.layout.budget:
-            shape = (len(self.layers), self.batch, self.layout.memory)
-            return torch.full(shape, EMPTY, dtype=torch.int64, device=self.device)
-        memory = self.layout.memory_of(self.held)
-        return self.origins()[:, :, memory.start : memory.stop]
-
-    def contents(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Copies of a layer's keys and values in time order, each `[B, held, T, H, D]`.
-
-        Keys are unrotated with block-relative positions and rotated with absolute ones.
+        Raises:
+            StageError: The policy broke a rule.
         """
-        store = self.layers[layer]
-        return store.take(store.keys, store.order), store.take(store.values, store.order)
+        self._expect(Phase.IDLE, "switch")
+        if self._event is None:
+            self.forget_dropped()
+        self._event = event
+        frames = self.policy.switch(self.layout, event)
+        if frames is None and event.how in ("flush", "cut"):
+            frames = FLUSH_KEEPS
+        standing = min(self.layout.standing, self.held)
+        if frames is None or self.held - frames * self.layout.parts <= standing:
+            return
+        ranks = range(standing, self.held - frames * self.layout.parts)
+        for index in range(len(self.layers)):
+            self.drop(index, flush(self._site(index), ranks).dropped)
+        self._history, self._incoming, self._memory = self.held - len(ranks), 0, 0
+        self._stale = ranks.start
+        for store in self.layers:
+            store.sort(self.held)
+
+    def rewrite(self, frames: int) -> None:
+        """Turn the next pass into a context pass that writes the newest latent frames anew, where they are.
+
+        Under a new prompt (KV recache, LongLive, arXiv 2509.22622, section 3.1). `end` finishes it.
+
+        Args:
+            frames: how many; they are recent ones, and attend to one another and to all that is held.
+
+        Raises:
+            LayoutError: The recent region holds fewer, or none is asked for.
+        """
+        self._expect(Phase.IDLE, "rewrite")
+        units, recent = frames * self.layout.parts, len(self.regions.recent)
+        if not 0 < units <= recent:
+            raise LayoutError(
+                f"{frames} frames cannot be written anew; recent holds {recent // self.layout.parts}"
+            )
+        for store in self.layers:
+            store.arrange()
+        self._history, self._incoming = self.held - units, units
+        self._pending = 0
+        self._rewriting = True
+        self.phase = Phase.COMMIT
+        self._committed.clear()
+        self._look([self._moved(self._history) for _ in self.layers], frames, self.frames_written - frames)
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of the whole state between chunks, from which `restore` continues bit for bit."""
         self._expect(Phase.IDLE, "snapshot")
-        counters = {
-            name: getattr(self, name) for name in ("chunk", "frames_written", "_history", "_incoming")
-        }
-        return {
-            "counters": counters,
-            "dropped": [tensor.clone() for tensor in self.dropped],
-            "layers": [layer.snapshot() for layer in self.layers],
-        }
+        return super().snapshot()
 
-    @torch.inference_mode()  # a session's buffers are inference tensors, which may be written nowhere else
     def restore(self, state: dict[str, Any]) -> None:
-        """Bring back what `snapshot` of an engine of the same shape returned.
+        """Bring back what `snapshot` of an engine of the same shape returned, whatever the phase.
 
         Raises:
             TetherflowError: The snapshot is of an engine of another shape.
         """
-        found = [
-            {name: tensor.shape for name, tensor in layer.items() if name != "order"}
-            for layer in state["layers"]
-        ]
-        if found != [layer.shapes() for layer in self.layers]:
-            raise TetherflowError(
-                "this snapshot was taken of an engine of another shape: batch, regions or backbone"
-            )
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
-        for layer, tensors in zip(self.layers, state["layers"], strict=True):
-            layer.restore(tensors)
+        super().restore(state)
         self.phase = Phase.IDLE
-        self._pending = self._slots(0, 0)
-        self.dropped = [tensor.clone() for tensor in state["dropped"]]
+        self._pending, self._rewriting = 0, False
+        self._views.clear()
 
-    def _make_room(self, index: int, held: int, leaving: int) -> None:
-        """Evict from one layer, and close the gap: units kept end up in the first `_history` slots."""
-        store = self.layers[index]
-        slots = Slots(index, self.chunk, self.layout, self._incoming, store.unit_origins(store.order))
-        eviction = self.policy.evict(slots, leaving, self.checks)
-        first = eviction.ranks.start if isinstance(eviction.ranks, range) else 0
-        if isinstance(eviction.ranks, range):
-            evicted = store.order[:, eviction.ranks.start : eviction.ranks.stop]
-        else:
-            evicted = store.order.gather(1, eviction.ranks)
-        if eviction.to == "memory":
-            store.move(evicted, self._pending)
-        else:
-            self.dropped[index] = store.unit_origins(evicted)
-        gone = torch.zeros(self.batch, held, dtype=torch.bool, device=self.device).scatter_(1, evicted, True)
-        tail = self._slots(self._history, held)
-        holes = evicted.sort(dim=1).values  # those below the new end first
-        target = pair_off(tail, ~gone[:, self._history :], holes)
-        store.move(tail, target, rotated=True)
-        store.origins[:, self._history : held] = EMPTY
-        if store.rotated is not None and not store.shared:
-            # Units below the first evicted rank keep their ranks, and so their rotated keys.
-            store.sort(self._history)
-            self._rotate(store, first, self._history)
+    def _make_room(self, units: int) -> list[range]:
+        """Let units leave every layer until `units` fit; returns the ranks whose keys are to be rotated."""
+        self._decided.clear()
+        self._shared, self._pending = None, 0
+        held = self.held
+        count = held + units - self.layout.budget
+        if count <= 0:
+            self._history, self._incoming = held, 0
+            return [self._moved(held) for _ in self.layers]
+        self._memory = self.layout.memory  # the chunk pushes out of recent what memory still has room for
+        departures: list[Departure] = []
+        for index in range(len(self.layers)):
+            departure = make_room(self._site(index, units), count, self._choice_for(index))
+            if departures and departure.count != departures[0].count:
+                raise TetherflowError(
+                    f"{departure.count} units leave layer {index}, but {departures[0].count} leave layer 0; "
+                    "an eager evictor takes as many from every layer"
+                )
+            self.drop(index, departure.dropped)
+            self._share(index, departure.selection)
+            departures.append(departure)
+        leaving = departures[0].count
+        self._history, self._incoming = held - leaving, 0
+        self._pending = leaving if self.policy.uses.recall in ("first-pass", "commit") else 0
+        return [self._moved(departure.moved, departure.rewritten) for departure in departures]
 
-    def _recall(self, index: int, query: Tensor) -> None:
+    def _moved(self, first: int, rewritten: range = range(0)) -> range:
+        """Ranks whose keys are to be rotated when ranks from `first` on have moved, others are rewritten."""
+        if self.positions == "absolute" and not self.policy.uses.place:
+            return rewritten
+        start = min(first, rewritten.start) if rewritten else first
+        return range(start if self._stale is None else min(start, self._stale), self._history)
+
+    def _look(self, changed: list[range], frames: int, first_frame: int) -> None:
+        """Place the current chunk's `frames` frames, from `first_frame` on, and see what each layer reads."""
+        self._stale = None
+        self._placing.begin(self._history, frames, first_frame)
+        for index in range(len(self.layers)):
+            self._views[index] = look(self._site(index), changed[index], self._views.get(index))
+
+    def _decide(self, index: int, query: Tensor) -> None:
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
-        store = self.layers[index]
-        memory = self.layout.memory_of(self.held)
-        members = store.order[:, memory.start : memory.stop]
-        sink = store.order[:, : memory.start]
-        self.dropped[index] = recall(
-            store, self.policy, self.checks, index, self.chunk, query, sink, members, self._pending
-        )
-        store.origins[:, self.layout.budget :] = EMPTY
+        store, site = self.layers[index], self._site(index)
+        budget = self.layout.budget
+        pending = torch.arange(budget, budget + self._pending, device=self.device).expand(self.batch, -1)
+        decision = recall(site, pending, query, self._choice_for(index))
+        self._decided.add(index)
+        self._share(index, decision.selection)
+        self.drop(index, store.unit_origins(decision.losers))
+        store.move(pending, pair_off(pending, decision.admitted, decision.losers))
+        store.origins[:, budget:] = EMPTY
         store.sort(self.held)
-        self._rotate(store, memory.start, memory.stop)
+        changed = site.regions.memory
+        if self.policy.uses.merge:
+            changed = range(site.regions.bank.start, changed.stop)
+        self._views[index] = look(site, changed, self._views[index])
 
-    def _rotate(self, store: LayerStore, start: int, stop: int) -> None:
-        """Rotate the keys of ranks `start … stop-1` into the copy that attention reads."""
-        if store.rotated is None or start >= stop:
-            return
-        slots = store.order[:, start:stop]
-        turned = self.rotary.turn(store.take(store.keys, slots), self._ranks[start:stop])
-        store.put(store.rotated, slots, turned)
+    def _choice_for(self, index: int) -> Selection | None:
+        """What another layer has decided for this one, too; None if it decides alone.
 
-    def _rotate_history(self, store: LayerStore) -> None:
-        """Rotate all keys but the chunk's own, where they lie, into the buffer that layers share."""
-        if store.rotated is None:
-            return
-        ranks = store.order[:, : self._history].argsort(dim=1)  # of the units in slots 0, 1, …
-        store.rotated[:, : self._history] = self.rotary.turn(
-            store.keys[:, : self._history], self._ranks[ranks]
+        Raises:
+            TetherflowError: That layer has not decided yet.
+        """
+        decides_at = self.policy.uses.decides_at
+        if decides_at is None or index <= decides_at:
+            return None
+        if self._shared is None:
+            raise TetherflowError(
+                f"layer {index} shares layer {decides_at}'s decision, which is still to come; layers must "
+                "attend in order"
+            )
+        return self._shared
+
+    def _share(self, index: int, selection: Selection | None) -> None:
+        if index == self.policy.uses.decides_at:
+            self._shared = selection
+
+    def _site(self, index: int, coming: int | None = None) -> Site:
+        """A layer with the current chunk in, or before a chunk of `coming` units."""
+        return Site(
+            layer=index,
+            chunk=self.chunk,
+            store=self.layers[index],
+            policy=self.policy,
+            checks=self.checks,
+            placing=self._placing,
+            layout=self.layout,
+            regions=self.regions,
+            incoming=self._incoming if coming is None else coming,
+            current=range(self.held if coming is not None else self._history, self.held),
+            event=self._event,
         )
 
     def _check_pass(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Refuse what would go wrong in silence: shapes that broadcast, a second context pass."""
         if self.phase is Phase.IDLE:
             raise TetherflowError("attend was called between chunks; call begin first")
-        expected = (self.batch, self._incoming * self.shape.tokens, self.shape.heads, self.shape.head_dim)
+        tokens = self._incoming // self.layout.parts * self.shape.tokens
+        expected = (self.batch, tokens, self.shape.heads, self.shape.head_dim)
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             if tensor.shape != expected:
                 raise TetherflowError(
@@ -352,13 +382,6 @@ class CacheEngine:
             if layer in self._committed:
                 raise TetherflowError(f"layer {layer} attends a second time in the context pass")
             self._committed.add(layer)
-
-    def _slots(self, start: int, stop: int) -> Tensor:
-        """The slots `start … stop-1` for every sample, `[B, stop - start]`."""
-        return torch.arange(start, stop, device=self.device).expand(self.batch, -1)
-
-    def _no_units(self) -> Tensor:
-        return torch.empty(self.batch, 0, dtype=torch.int64, device=self.device)
 
     def _expect(self, phase: Phase, call: str) -> None:
         if self.phase is not phase:

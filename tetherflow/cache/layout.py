@@ -8,24 +8,45 @@ from tetherflow.errors import LayoutError
 
 
 @attrs.frozen
-class Layout:
-    """The regions of a cache, in units (latent frames); a cache in time order is sink, memory, recent.
+class Regions:
+    """Ranks of each region among the units held, in time order: sink, bank, memory, recent.
 
-    The names are TetherCache's (arXiv 2606.13035, section 3.1). Regions follow from the time order alone:
-    of n units held, the first `sink` are the sink, the last `recent` are recent, what lies between is memory.
+    Attributes:
+        sink: the first units, which never leave and never change.
+        bank: units that never leave, but take in what does.
+        memory: units recalled from the past.
+        recent: the newest units.
+    """
+
+    sink: range
+    bank: range
+    memory: range
+    recent: range
+
+
+@attrs.frozen
+class Layout:
+    """The regions of a cache, in latent frames, or in units where a unit is a part of a frame.
+
+    The names are TetherCache's (arXiv 2606.13035, section 3.1), but for the bank. A recipe speaks of frames;
+    the engine and the stages of units, `parts` of them a frame (`in_units`).
 
     Attributes:
         sink: units at the start that are never dropped or changed (S).
         memory: units recalled from the past (M).
         recent: the newest units, the current chunk included (R).
+        bank: units after the sink that are never dropped and take in what is (`Merger`).
+        parts: units of a latent frame, P.
     """
 
     sink: int = 3
     memory: int = 14
     recent: int = 4
+    bank: int = 0
+    parts: int = 1
 
     def __attrs_post_init__(self) -> None:
-        for name in ("sink", "memory", "recent"):
+        for name in ("sink", "bank", "memory", "recent"):
             if getattr(self, name) < 0:
                 raise LayoutError(
                     f"region '{name}' is {getattr(self, name)}; a region holds 0 or more frames"
@@ -38,28 +59,40 @@ class Layout:
     @property
     def budget(self) -> int:
         """Units that the cache holds when full (K)."""
-        return self.sink + self.memory + self.recent
+        return self.sink + self.bank + self.memory + self.recent
+
+    @property
+    def standing(self) -> int:
+        """Units at the start that never leave: sink and bank."""
+        return self.sink + self.bank
+
+    def in_units(self, parts: int) -> Layout:
+        """These regions, given in frames, in units of which a frame has `parts`."""
+        return Layout(self.sink * parts, self.memory * parts, self.recent * parts, self.bank * parts, parts)
 
     def check_chunk(self, frames: int) -> None:
-        """Refuse a chunk that does not fit into the recent region.
+        """Refuse a chunk of `frames` latent frames that does not fit into the recent region.
 
         Raises:
             LayoutError: The chunk is larger than the recent region.
         """
-        if frames > self.recent:
+        recent = self.recent // self.parts
+        if frames > recent:
             raise LayoutError(
-                f"a chunk of {frames} frames does not fit into a recent region of {self.recent}; "
+                f"a chunk of {frames} frames does not fit into a recent region of {recent}; "
                 f"make 'recent' at least {frames} or the chunk smaller"
             )
 
-    def sink_of(self, held: int) -> range:
-        """Ranks of the sink among `held` units in time order."""
-        return range(min(self.sink, held))
+    def regions(self, held: int, memory: int | None = None) -> Regions:
+        """Which ranks make up each region.
 
-    def recent_of(self, held: int) -> range:
-        """Ranks of the recent region among `held` units in time order."""
-        return range(max(min(self.sink, held), held - self.recent), held)
-
-    def memory_of(self, held: int) -> range:
-        """Ranks of the memory region among `held` units in time order."""
-        return range(self.sink_of(held).stop, self.recent_of(held).start)
+        Args:
+            held: units held.
+            memory: how many of them are in memory; what exceeds a full recent region if omitted.
+        """
+        sink = min(self.sink, held)
+        standing = min(self.standing, held)
+        if memory is None:
+            memory = max(0, held - standing - self.recent)
+        recent = standing + memory
+        return Regions(range(sink), range(sink, standing), range(standing, recent), range(recent, held))

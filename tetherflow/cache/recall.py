@@ -1,86 +1,138 @@
-"""One recall decision: score, select and edit what competes for a layer's memory, then write the result."""
+"""One recall decision: score, select, edit and blend what competes for a layer's memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
+import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.cache.checks import Checks
-from tetherflow.cache.interfaces import Policy
+from tetherflow.cache.answers import Selection
+from tetherflow.cache.merging import absorb
+from tetherflow.cache.site import Site
 from tetherflow.cache.stage_data import Candidates, Draft
-from tetherflow.cache.store import LayerStore, pair_off
+from tetherflow.cache.statistics import Statistics
+from tetherflow.cache.store import LayerStore
+
+
+@attrs.frozen(eq=False)
+class Decision:
+    """What became of the candidates.
+
+    Attributes:
+        selection: the policy's answer; `keep` in ascending order.
+        admitted: which of the newcomers are in memory from now on, bool `[B, n]`.
+        losers: slots of the candidates that are not, in time order, `[B, n]`: as many as came.
+    """
+
+    selection: Selection
+    admitted: Tensor
+    losers: Tensor
 
 
 def recall(
-    store: LayerStore,
-    policy: Policy,
-    checks: Checks,
-    layer: int,
-    chunk: int,
-    query: Tensor,
-    sink: Tensor,
-    members: Tensor,
-    pending: Tensor,
-) -> Tensor:
-    """Decide which members and pending units make up memory, and write the newcomers into members' slots.
+    site: Site, newcomers: Tensor, query: Tensor | None = None, selection: Selection | None = None
+) -> Decision:
+    """Decide which residents and newcomers make up memory, and edit and blend them where they are.
 
     Shapes never depend on the decision, so nothing here waits for the device.
 
     Args:
-        store: the layer's buffers.
-        policy: scores, selects and edits.
-        checks: takes the conditions on the policy's results.
-        layer: index of the layer.
-        chunk: index of the chunk.
-        query: unrotated queries of the context pass, `[B, F, T, H, D]`.
-        sink: slots of the sink in time order, `[B, s]`.
-        members: slots of memory in time order, `[B, M]`.
-        pending: slots of the pending units in time order, `[B, n]`.
-
-    Returns:
-        Origins of the units dropped, int64 `[B, n]`.
+        site: the layer, its memory full.
+        newcomers: slots of the evicted units in time order, `[B, n]`.
+        query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`; None as a chunk begins.
+        selection: what another layer has decided for this one, too.
     """
-    slots = torch.cat([sink, members, pending], dim=1)
-    competing = slots[:, sink.shape[1] :]
-    capacity, newcomers = members.shape[1], pending.shape[1]
-    origins = store.unit_origins(competing)
-    statistics = store.statistics(slots)
+    store, policy = site.store, site.policy
+    trusted = store.at(range(site.regions.memory.stop))
+    residents = store.at(site.regions.memory)
+    competing = torch.cat([residents, newcomers], dim=1)
+    capacity, standing = residents.shape[1], site.regions.memory.start
+
+    @cache
+    def statistics() -> tuple[Statistics, Statistics]:
+        """Of sink, bank, memory and newcomers."""
+        return store.statistics(torch.cat([trusted, newcomers], dim=1))
+
+    def mean_keys() -> Tensor:
+        return statistics()[0].mean[:, standing:].clone()
+
+    if selection is None:
+        selection = _decide(site, competing, capacity, query, mean_keys)
+    kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, selection.keep, True)
+    # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
+    losers = competing.gather(1, kept.to(torch.int8).argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
+    before = statistics() if policy.uses.edit else None
+    if policy.uses.merge:
+        absorb(site, losers)  # as they are: an edit is for those that are admitted
+    if before is not None:
+        fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
+        _edit(site, newcomers, fed[:, capacity:], before, trusted.shape[1])
+    if selection.weights is not None:
+        _blend(store, competing, selection.keep, selection.weights)
+    store.note(competing.gather(1, selection.keep), selection.metadata)
+    return Decision(selection, kept[:, capacity:], losers)
+
+
+def _decide(
+    site: Site, competing: Tensor, capacity: int, query: Tensor | None, mean_keys: Callable[[], Tensor]
+) -> Selection:
+    """Score the candidates and select among them."""
+    store, policy = site.store, site.policy
     candidates = Candidates(
-        layer=layer,
-        chunk=chunk,
+        layer=site.layer,
+        chunk=site.chunk,
         capacity=capacity,
         residents=capacity,
-        origins=origins.clone(),
-        mean_keys=statistics.mean[:, sink.shape[1] :, 0].clone(),
-        mean_query=query.float().mean(dim=(1, 2)),
+        origins=store.unit_origins(competing),
+        layout=site.layout,
+        metadata=store.metadata(competing),
+        sides=store.sides,
+        mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
+        mean_query=None if query is None else query.float().mean(dim=(1, 2)),
+        query=query,
         read_keys=lambda: store.take(store.keys, competing),
         read_values=lambda: store.take(store.values, competing),
+        read_slots=lambda: site.slots(query),
     )
-    score, scores = policy.score(candidates, checks)
-    chosen = policy.select(candidates, score, scores, checks)
-    kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, chosen, True)
-    admitted = kept[:, capacity:]
-    if policy.edits:
-        own, trusted = statistics[:, -newcomers:], statistics[:, :-newcomers].pooled()
-        first, last = store.shape.budget, store.shape.budget + newcomers
-        draft = Draft(
-            layer=layer,
-            chunk=chunk,
-            origins=origins[:, capacity:].clone(),
-            admitted=admitted.clone(),
-            keys=store.keys[:, first:last].clone(),
-            values=store.values[:, first:last].clone(),
-            key_statistics=own[:, :, 0],
-            value_statistics=own[:, :, 1],
-            trusted_keys=trusted[:, 0],
-            trusted_values=trusted[:, 1],
-            trusted_units=sink.shape[1] + capacity,
-        )
-        policy.edit(draft, checks)
-        store.keys[:, first:last] = draft.keys
-        store.values[:, first:last] = draft.values
-        store.pool(first, last)
-    # Exactly as many are dropped as come: sort those not kept to the front, in time order, members first.
-    dropped = kept.to(torch.int8).argsort(dim=1, stable=True)[:, :newcomers]
-    store.move(pending, pair_off(pending, admitted, competing.gather(1, dropped)))
-    return origins.gather(1, dropped)
+    score, scores = policy.score(candidates, site.checks)
+    return policy.select(candidates, score, scores, site.checks)
+
+
+def _edit(
+    site: Site, newcomers: Tensor, admitted: Tensor, statistics: tuple[Statistics, Statistics], trusted: int
+) -> None:
+    """Let the policy edit a draft of the newcomers, and write it back to their slots."""
+    store = site.store
+    keys, values = statistics
+    draft = Draft(
+        layer=site.layer,
+        chunk=site.chunk,
+        origins=store.unit_origins(newcomers),
+        admitted=admitted.clone(),
+        keys=store.take(store.keys, newcomers),
+        values=store.take(store.values, newcomers),
+        key_statistics=keys[:, trusted:],
+        value_statistics=values[:, trusted:],
+        trusted_keys=keys[:, :trusted].pooled(),
+        trusted_values=values[:, :trusted].pooled(),
+        trusted_units=trusted,
+        sides=store.sides,
+    )
+    site.policy.edit(draft, site.checks)
+    store.write(newcomers, draft.keys, draft.values)
+
+
+def _blend(store: LayerStore, competing: Tensor, keep: Tensor, weights: Tensor) -> None:
+    """Write Σ_n weights[m, n] · unit n to the slot of each kept unit m, keys and values alike."""
+    weights = weights.to(torch.float32)
+    # In float32, so that a weight of 1 beside zeros leaves a unit as it is, bit for bit.
+    keys, values = (
+        torch.bmm(weights, store.take(buffer, competing).float().flatten(2))
+        .to(buffer.dtype)
+        .unflatten(2, buffer.shape[2:])
+        for buffer in (store.keys, store.values)
+    )
+    store.write(competing.gather(1, keep), keys, values)

@@ -1,83 +1,225 @@
-"""What the engine shows to stage plugins, and what they return."""
+"""What the engine shows to stage plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Protocol
 
 import attrs
 from torch import Tensor
 
-from tetherflow.cache.layout import Layout
+from tetherflow.cache.answers import Ranks
+from tetherflow.cache.events import Event
+from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.statistics import Statistics
+from tetherflow.errors import TetherflowError
 
-Destination = Literal["drop", "memory"]
-"""Where an evicted unit goes: dropped for good, or to the memory region's candidates."""
+Metadata = Mapping[str, Tensor]
+"""What stages note of each unit, by name, float32 `[B, n]`: copies."""
+
+Sides = Mapping[str, Mapping[str, Tensor]]
+"""Side stores of every stage that declares some, by the stage's name and the store's: live tensors."""
+
+
+class Reader(Protocol):
+    """Reads the units of one layer when a stage asks for them; what it returns are copies."""
+
+    def like(self) -> Tensor:
+        """A tensor without elements, of units' shape, type and device: `[0, T, heads, head_dim]`."""
+        ...
+
+    def keys(self, ranks: Ranks) -> Tensor:
+        """Unrotated keys `[B, n, T, heads, head_dim]`."""
+        ...
+
+    def values(self, ranks: Ranks) -> Tensor:
+        """Values, likewise."""
+        ...
+
+    def statistics(self, ranks: Ranks) -> tuple[Statistics, Statistics]:
+        """Key and value statistics of each unit, `[B, n, heads, head_dim]`."""
+        ...
+
+    def rotate(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
+        """Rotate units `[B, n, T, heads, head_dim]` to positions, being parts of a frame, both `[B, n]`."""
+        ...
 
 
 @attrs.frozen(eq=False)
-class Slots:
-    """One layer's cache as a chunk begins, in time order; given to `evict`.
+class Shown:
+    """What every hook is shown.
 
     Attributes:
         layer: index of the transformer layer.
-        chunk: index of the chunk that begins.
-        layout: the regions.
-        incoming: units that the chunk brings.
-        origins: latent frame from which each unit came, int64 `[B, n]`, ascending.
+        chunk: index of the chunk.
     """
 
     layer: int
     chunk: int
+    _sides: Sides = attrs.field(factory=dict, kw_only=True, repr=False)
+
+    def side(self, stage: str) -> Mapping[str, Tensor]:
+        """Live tensors of the side stores that a stage declares, `[B, …]`; it may write to them.
+
+        Args:
+            stage: the stage's own name, `self.name`.
+        """
+        return self._sides[stage]
+
+
+@attrs.frozen(eq=False)
+class Slots(Shown):
+    """One layer's units in time order.
+
+    Attributes:
+        layout: the regions' sizes, in units.
+        incoming: units that the current chunk brings.
+        origins: serial number of each unit, int64 `[B, n]`, ascending: the latent frame from which it came,
+            or frame · parts + part where a unit is a part of a frame.
+        regions: which ranks make up each region.
+        current: ranks of the current chunk's units; none before it is in.
+        event: the prompt switch right before the current chunk, if there was one.
+        metadata: what stages note of each unit, `[B, n]` by name.
+    """
+
     layout: Layout
     incoming: int
     origins: Tensor
+    regions: Regions = attrs.field(
+        default=attrs.Factory(lambda self: self.layout.regions(self.held), takes_self=True), kw_only=True
+    )
+    current: range = attrs.field(
+        default=attrs.Factory(lambda self: range(self.held, self.held), takes_self=True), kw_only=True
+    )
+    event: Event | None = attrs.field(default=None, kw_only=True)
+    metadata: Metadata = attrs.field(factory=dict, kw_only=True)
+    _reader: Reader | None = attrs.field(default=None, kw_only=True, repr=False)
+    _query: Tensor | None = attrs.field(default=None, kw_only=True, repr=False)
 
     @property
     def held(self) -> int:
         """Units in the cache, n."""
         return int(self.origins.shape[1])
 
+    @property
+    def frames(self) -> Tensor:
+        """Latent frame from which each unit came, int64 `[B, n]`."""
+        return _frames(self.origins, self.layout)
 
-@attrs.frozen(eq=False)
-class Eviction:
-    """The units that leave to make room for a chunk; returned by `evict`.
+    @property
+    def parts(self) -> Tensor:
+        """Which part of its frame each unit is, int64 `[B, n]`; 0 where units are frames."""
+        return self.origins % self.layout.parts
 
-    Attributes:
-        ranks: which units leave, as ranks in time order: a range if the choice is the same for every sample
-            (cheaper: the engine then knows which keys keep their positions), or int64 `[B, count]`.
-        to: where they go.
-    """
+    @property
+    def query(self) -> Tensor:
+        """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
 
-    ranks: range | Tensor
-    to: Destination = "drop"
+        Raises:
+            TetherflowError: There are none: the chunk has not begun its passes.
+        """
+        return _known(self._query)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor without elements, of units' shape, type and device: `[0, T, heads, head_dim]`."""
+        return self._open.like()
+
+    def read_keys(self, ranks: Ranks) -> Tensor:
+        """Unrotated keys of units, `[B, n, T, heads, head_dim]`; a copy, made when called."""
+        return self._open.keys(ranks)
+
+    def read_values(self, ranks: Ranks) -> Tensor:
+        """Values of units, likewise."""
+        return self._open.values(ranks)
+
+    def statistics(self, ranks: Ranks) -> tuple[Statistics, Statistics]:
+        """Key and value statistics of units, `[B, n, heads, head_dim]`; cheap if recall keeps them."""
+        return self._open.statistics(ranks)
+
+    def rotate(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
+        """Rotate unrotated units `[B, n, T, heads, head_dim]` as attention would read them.
+
+        Args:
+            x: the units' keys.
+            positions: temporal positions, `[B, n]`.
+            parts: which part of a frame each is, `[B, n]`.
+        """
+        return self._open.rotate(x, positions, parts)
+
+    @property
+    def _open(self) -> Reader:
+        if self._reader is None:
+            raise TetherflowError("these slots were made without tensors; only an engine's can be read")
+        return self._reader
 
 
-@attrs.frozen(eq=False)
-class Candidates:
+def _no_slots() -> Slots:
+    raise TetherflowError("these candidates were made without slots; only an engine's have some")
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Candidates(Shown):
     """Units that compete for one layer's memory region: its residents, then what was just evicted.
 
     Attributes:
-        layer: index of the transformer layer.
-        chunk: index of the chunk in its context pass.
         capacity: how many may stay, M.
         residents: how many of the N candidates are in memory already; they come first.
-        origins: latent frame of each candidate, int64 `[B, N]`, ascending.
-        mean_keys: mean unrotated key of each, float32 `[B, N, heads, head_dim]`.
-        mean_query: mean unrotated query of the context pass, float32 `[B, heads, head_dim]`.
+        origins: serial number of each candidate, int64 `[B, N]`, ascending.
+        layout: the regions' sizes, in units.
+        metadata: what stages note of each candidate, `[B, N]` by name.
         read_keys: returns all unrotated keys `[B, N, T, heads, head_dim]`; a copy, made when called.
         read_values: returns all values, likewise.
+        read_slots: returns the layer's units, those that stay where they are included. If memory is decided
+            as the chunk begins, the evicted ones are still among them and the chunk is not; else the other
+            way round.
     """
 
-    layer: int
-    chunk: int
     capacity: int
     residents: int
     origins: Tensor
-    mean_keys: Tensor
-    mean_query: Tensor
+    layout: Layout = attrs.field(factory=Layout)
+    metadata: Metadata = attrs.field(factory=dict)
+    _mean_keys: Tensor | Callable[[], Tensor]
+    _mean_query: Tensor | None = None
+    _query: Tensor | None = attrs.field(default=None, repr=False)
     read_keys: Callable[[], Tensor]
     read_values: Callable[[], Tensor]
+    read_slots: Callable[[], Slots] = attrs.field(default=_no_slots, repr=False)
+
+    @property
+    def frames(self) -> Tensor:
+        """Latent frame from which each candidate came, int64 `[B, N]`."""
+        return _frames(self.origins, self.layout)
+
+    @property
+    def parts(self) -> Tensor:
+        """Which part of its frame each candidate is, int64 `[B, N]`; 0 where units are frames."""
+        return self.origins % self.layout.parts
+
+    @cached_property
+    def mean_keys(self) -> Tensor:
+        """Mean unrotated key of each candidate, float32 `[B, N, heads, head_dim]`."""
+        return self._mean_keys if isinstance(self._mean_keys, Tensor) else self._mean_keys()
+
+    @property
+    def mean_query(self) -> Tensor:
+        """Mean unrotated query of the current pass, float32 `[B, heads, head_dim]`.
+
+        Raises:
+            TetherflowError: There is none: memory is decided as the chunk begins.
+        """
+        return _known(self._mean_query)
+
+    @property
+    def query(self) -> Tensor:
+        """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
+
+        Raises:
+            TetherflowError: There are none: memory is decided as the chunk begins.
+        """
+        return _known(self._query)
 
     @property
     def head_dim(self) -> int:
@@ -85,7 +227,7 @@ class Candidates:
         return int(self.mean_keys.shape[-1])
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, kw_only=True)
 class Draft:
     """Copies of the newcomers' keys and values, for editors to change before they enter memory.
 
@@ -95,15 +237,15 @@ class Draft:
 
     Attributes:
         layer: index of the transformer layer.
-        chunk: index of the chunk in its context pass.
-        origins: latent frame of each newcomer, int64 `[B, n]`.
-        admitted: whether each was selected, bool `[B, n]`.
+        chunk: index of the chunk.
+        origins: serial number of each newcomer, int64 `[B, n]`.
+        admitted: whether each was selected, or feeds a unit that was, bool `[B, n]`.
         keys: unrotated keys `[B, n, T, heads, head_dim]`.
         values: values, of the same shape.
         key_statistics: each newcomer's own key statistics, `[B, n, heads, head_dim]`.
         value_statistics: each newcomer's own value statistics.
-        trusted_keys: key statistics of the trusted pool, sink and memory as they were before this decision,
-            `[B, heads, head_dim]`.
+        trusted_keys: key statistics of the trusted pool, `[B, heads, head_dim]`: sink, bank and memory as
+            they were before this decision.
         trusted_values: value statistics of the trusted pool.
         trusted_units: how many units the trusted pool holds.
     """
@@ -119,8 +261,75 @@ class Draft:
     trusted_keys: Statistics
     trusted_values: Statistics
     trusted_units: int
+    _sides: Sides = attrs.field(factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
         """Tokens of one unit, T."""
         return int(self.keys.shape[2])
+
+    def side(self, stage: str) -> Mapping[str, Tensor]:
+        """Live tensors of the side stores that a stage declares; see `Slots.side`."""
+        return self._sides[stage]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Units:
+    """Copies of some units, in time order.
+
+    Attributes:
+        origins: serial numbers, int64 `[B, n]`.
+        keys: unrotated keys `[B, n, T, heads, head_dim]`.
+        values: values, of the same shape.
+        metadata: what stages note of each, float32 `[B, n]` by name.
+    """
+
+    origins: Tensor
+    keys: Tensor
+    values: Tensor
+    metadata: Metadata
+
+
+@attrs.define(eq=False, kw_only=True)
+class Bank:
+    """Copies of the bank's units, for a merger to work into them what leaves the cache.
+
+    A merger changes `keys`, `values` and `metadata` in place or assigns new tensors of the same shape.
+
+    Attributes:
+        layer: index of the transformer layer.
+        chunk: index of the chunk.
+        layout: the regions' sizes, in units.
+        origins: serial number of each unit of the bank, int64 `[B, b]`; it stays.
+        keys: unrotated keys `[B, b, T, heads, head_dim]`.
+        values: values, of the same shape.
+        metadata: what stages note of each unit, float32 `[B, b]` by name.
+        leaving: the units that leave; read only.
+    """
+
+    layer: int
+    chunk: int
+    layout: Layout
+    origins: Tensor
+    keys: Tensor
+    values: Tensor
+    metadata: dict[str, Tensor]
+    leaving: Units
+    _sides: Sides = attrs.field(factory=dict, repr=False)
+
+    def side(self, stage: str) -> Mapping[str, Tensor]:
+        """Live tensors of the side stores that a stage declares; see `Slots.side`."""
+        return self._sides[stage]
+
+
+def _frames(origins: Tensor, layout: Layout) -> Tensor:
+    return origins if layout.parts == 1 else origins // layout.parts
+
+
+def _known(query: Tensor | None) -> Tensor:
+    if query is None:
+        raise TetherflowError(
+            "there is no query yet: memory is decided as the chunk begins; let the evictor decide in the "
+            "first pass or at commit"
+        )
+    return query

@@ -13,12 +13,13 @@ NEEDS_ARGUMENTS: Final = True
 
 
 class StageKind(StrEnum):
-    """Which of the four stages."""
+    """Which of the stages."""
 
     SCORE = "score"
     SELECT = "select"
     EDIT = "edit"
     EVICT = "evict"
+    MERGE = "merge"
 
 
 def command(

@@ -9,6 +9,7 @@ from tetherflow.recipe.parts import (
     latent_frames_of,
     layout_of,
     pipeline_of,
+    unit_of,
 )
 from tetherflow.recipe.read import load_recipe
 from tetherflow.recipe.schema import json_schema
@@ -26,4 +27,5 @@ __all__ = [
     "layout_of",
     "load_recipe",
     "pipeline_of",
+    "unit_of",
 ]

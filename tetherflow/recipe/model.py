@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -37,6 +38,10 @@ class Misfit(ValueError):
     def __init__(self, key: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+_OLDER = ("sink", "bank", "memory")
+"""Regions before the recent one."""
 
 
 class Section(BaseModel):
@@ -67,10 +72,17 @@ class PluginEntry(Section):
         return json.dumps(self.options)
 
 
+class Bands(Section):
+    """Bands of token rows as the cache's units."""
+
+    rows: Positive = Field(description="Token rows of a band; they divide those of a frame.")
+
+
 class Regions(Section):
     """How the budget is split, in latent frames (TetherCache, arXiv 2606.13035, section 3.1)."""
 
     sink: Frames = Field(default=0, description="First frames, kept for good (S).")
+    bank: Frames = Field(default=0, description="Frames after the sink that take in those dropped (`merge`).")
     memory: Frames = Field(default=0, description="Frames recalled from the past (M).")
     recent: Positive | None = Field(
         default=None, description="Newest frames, the current chunk included (R); what is left if omitted."
@@ -87,6 +99,19 @@ class Cache(Section):
         description="Where keys stand in time: in the view, from 0 on, or where the frame was in the video.",
     )
 
+    unit: Literal["frame", "token"] | Bands = Field(
+        default="frame", description="What is kept or dropped as a whole: frame, token, or {rows: N}, a band."
+    )
+
+    @field_validator("unit", mode="before")
+    @classmethod
+    def _known_unit(cls, data: Any) -> Any:
+        rows = data.get("rows") if isinstance(data, dict) and len(data) == 1 else None
+        # Here, since of a union pydantic would report every member that does not fit.
+        if data in ("frame", "token") or (type(rows) is int and rows > 0):
+            return data
+        raise ValueError(f"{data!r} is none of frame, token, {{rows: N}} with N at least 1")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_recent(cls, data: Any) -> Any:
@@ -94,25 +119,28 @@ class Cache(Section):
         regions = data.get("regions", {}) if isinstance(data, dict) else None
         if not isinstance(regions, dict) or regions.get("recent") is not None:
             return data
-        parts = (data.get("budget", 21), regions.get("sink", 0), regions.get("memory", 0))
-        if not all(type(part) is int for part in parts) or parts[0] - parts[1] - parts[2] < 1:
+        budget, *others = (data.get("budget", 21), *(regions.get(name, 0) for name in _OLDER))
+        if not all(type(part) is int for part in (budget, *others)) or budget - sum(others) < 1:
             return data
-        return {**data, "regions": {**regions, "recent": parts[0] - parts[1] - parts[2]}}
+        return {**data, "regions": {**regions, "recent": budget - sum(others)}}
 
     @model_validator(mode="after")
     def _adds_up(self) -> Cache:
         regions = self.regions
-        total = regions.sink + regions.memory + (regions.recent or 0)
+        given = {name: getattr(regions, name) for name in _OLDER}
+        total = sum(given.values()) + (regions.recent or 0)
+        # A bank is rare, and need not be spoken of where there is none.
+        words = " + ".join(f"{name} {size}" for name, size in given.items() if size or name != "bank")
         if regions.recent is None:
             raise Misfit(
                 ("regions",),
-                f"sink {regions.sink} + memory {regions.memory} = {total} leaves nothing of the budget of "
+                f"{words} = {total} leaves nothing of the budget of "
                 f"{self.budget} for recent frames, where the current chunk lives",
             )
         if total != self.budget:
             raise Misfit(
                 ("regions",),
-                f"sink {regions.sink} + memory {regions.memory} + recent {regions.recent} = {total}, "
+                f"{words} + recent {regions.recent} = {total}, "
                 f"but the budget is {self.budget}; change a region, or omit 'recent' to give it the rest",
             )
         return self
@@ -131,6 +159,9 @@ class Stages(Section):
     edit: list[PluginEntry] = Field(
         default=[], description="Edit newcomers before they enter memory; in order."
     )
+    merge: PluginEntry | None = Field(
+        default=None, description="Works what is dropped into the bank; at most one, where there is a bank."
+    )
 
     @model_validator(mode="after")
     def _selects_what_is_scored(self) -> Stages:
@@ -138,12 +169,8 @@ class Stages(Section):
             raise ValueError(
                 "'score' needs exactly one 'select' plugin to act on the scores, and there is none"
             )
-        if self.select is not None and not self.score:
-            raise ValueError("'select' needs at least one 'score' plugin to select by, and there is none")
         if self.edit and self.select is None:
-            raise ValueError(
-                "'edit' changes what enters memory, but without 'score' and 'select' nothing does"
-            )
+            raise ValueError("'edit' changes what enters memory, but without 'select' nothing does")
         return self
 
 

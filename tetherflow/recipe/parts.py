@@ -8,13 +8,14 @@ from typing import TypeVar
 import torch
 
 from tetherflow.backbone import Backbone, BackboneOptions, CacheUse
+from tetherflow.cache.interfaces import Unit
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError, PipelineError
 from tetherflow.pipeline import Pipeline
 from tetherflow.plugins import load_backbone, load_stage
 from tetherflow.recipe.model import PluginEntry, Recipe
 from tetherflow.recipe.problems import Problem
-from tetherflow.stages import Editor, Evictor, Scorer, Selector, Stage, StageName
+from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage, StageName
 
 Kind = TypeVar("Kind", bound=Stage)
 
@@ -25,7 +26,13 @@ LATENT_STRIDE = 4
 def layout_of(recipe: Recipe) -> Layout:
     """The cache's regions."""
     regions = recipe.cache.regions
-    return Layout(sink=regions.sink, memory=regions.memory, recent=regions.recent or 0)
+    return Layout(regions.sink, regions.memory, regions.recent or 0, regions.bank)
+
+
+def unit_of(recipe: Recipe) -> Unit:
+    """What the cache keeps or drops as a whole."""
+    unit = recipe.cache.unit
+    return unit if isinstance(unit, str) else unit.rows
 
 
 def pipeline_of(recipe: Recipe) -> Pipeline:
@@ -41,6 +48,7 @@ def pipeline_of(recipe: Recipe) -> Pipeline:
         score=[_stage(entry, "score", Scorer) for entry in stages.score],
         select=_stage(stages.select, "select", Selector) if stages.select else None,
         edit=[_stage(entry, "edit", Editor) for entry in stages.edit],
+        merge=_stage(stages.merge, "merge", Merger) if stages.merge else None,
     )
 
 
@@ -82,18 +90,15 @@ def check_parts(recipe: Recipe) -> list[Problem]:
         pipeline = pipeline_of(recipe)
     except PipelineError as error:
         return [Problem(("stages",), str(error))]
+    if pipeline.selector is not None and pipeline.selector.needs_score and not pipeline.scorers:
+        message = "'select' needs at least one 'score' plugin to select by, and there is none"
+        problems.append(Problem(("stages",), message))
     try:
         layout = layout_of(recipe)
         layout.check_chunk(chunk_frames_of(recipe))
         pipeline.check_layout(layout)
     except LayoutError as error:
         problems.append(Problem(("cache", "regions"), str(error)))
-    if pipeline.recalls and recipe.cache.positions == "absolute":
-        problems.append(
-            Problem(
-                ("cache", "positions"), "recall compares unrotated keys; it needs block-relative positions"
-            )
-        )
     first = recipe.rollout.first_frames
     if first is not None and not Path(first).is_file():
         problems.append(Problem(("rollout", "first_frames"), f"there is no file {first}"))

@@ -66,7 +66,7 @@ def _plain_entries(data: dict[str, Any], problems: list[Problem]) -> dict[str, A
     if not isinstance(stages, dict):
         return data
     stages = dict(stages)
-    for stage in ("evict", "select"):
+    for stage in ("evict", "select", "merge"):
         entries = stages.get(stage)
         if isinstance(entries, list):
             if len(entries) > 1 or (stage == "evict" and not entries):

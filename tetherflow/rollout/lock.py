@@ -26,9 +26,9 @@ def lock_of(recipe: Recipe, session: Session) -> dict[str, Any]:
         session: its session, opened.
     """
     stages = recipe.stages
-    selectors = [stages.select] if stages.select else []
+    single = [entry for entry in (stages.select, stages.merge) if entry]
     uses = [(BACKBONES, recipe.backbone.use)]
-    uses += [(POLICIES, entry.use) for entry in [stages.evict, *stages.score, *selectors, *stages.edit]]
+    uses += [(POLICIES, entry.use) for entry in [stages.evict, *stages.score, *single, *stages.edit]]
     return {
         "tetherflow": tetherflow.__version__,
         "python": platform.python_version(),

@@ -10,7 +10,7 @@ import torch
 
 from tetherflow.backbone import Backbone
 from tetherflow.cache.attention import Attention, attention_for
-from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of
+from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of, unit_of
 from tetherflow.rollout.batches import threads_of
 from tetherflow.rollout.devices import accelerator_of, dtype_of
 from tetherflow.rollout.session import Session
@@ -40,6 +40,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         layout_of(recipe),
         pipeline_of(recipe),
         positions=recipe.cache.positions,
+        unit=unit_of(recipe),
         strict=_STRICT[recipe.runtime.checks],
         chunk_frames=recipe.rollout.chunk_frames,
         device=device,

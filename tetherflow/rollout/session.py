@@ -12,7 +12,7 @@ from torch import Tensor
 from tetherflow.backbone import Backbone, SamplerSettings
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.engine import CacheEngine
-from tetherflow.cache.interfaces import Policy, Positions
+from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
@@ -50,6 +50,7 @@ class Session:
         layout: the cache's regions.
         policy: decides what the cache keeps.
         positions: key positions.
+        unit: what the cache keeps or drops as a whole.
         strict: whether plugins' results are checked at once; by default on the CPU only.
         chunk_frames: latent frames a chunk; the backbone's own by default.
         device: where it runs.
@@ -66,6 +67,7 @@ class Session:
         policy: Policy,
         *,
         positions: Positions = "block-relative",
+        unit: Unit = "frame",
         strict: bool | None = None,
         chunk_frames: int | None = None,
         device: torch.device | str = "cpu",
@@ -77,6 +79,7 @@ class Session:
         self.layout = layout
         self.policy = policy
         self.positions: Positions = positions
+        self.unit: Unit = unit
         self.device = torch.device(device)
         self.strict = self.device.type == "cpu" if strict is None else strict
         self.dtype = dtype
@@ -104,6 +107,7 @@ class Session:
             self.backbone.rotary,
             batch=batch,
             positions=self.positions,
+            unit=self.unit,
             dtype=self.dtype,
             device=self.device,
             strict=self.strict,

@@ -31,7 +31,7 @@ def write_package(names: PolicyNames, stage: StageName, parent: Path) -> Path:
 
     Args:
         names: its names.
-        stage: which of the four stages its plugin is.
+        stage: which of the stages its plugin is.
         parent: the folder in which its folder is made.
 
     Returns:

@@ -13,7 +13,7 @@ from tetherflow.errors import PipelineError
 from tetherflow.hookspecs import hookimpl
 from tetherflow.pipeline import Pipeline
 from tetherflow.plugins import load_stage
-from tetherflow.stages import Editor, Evictor, Scorer, Selector, Stage
+from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage
 
 Kind = TypeVar("Kind", bound=Stage)
 
@@ -34,12 +34,12 @@ def draw(salt: int, chunk: int, origins: Sequence[int], count: int) -> list[int]
 
 
 def evictable(layout: Layout, held: int, incoming: int) -> range:
-    """Ranks that may leave: past the sink, and older than what recent must still hold beside the chunk."""
-    return range(layout.sink, held - (layout.recent - incoming))
+    """Ranks that may leave: past the bank, and older than what recent must still hold beside the chunk."""
+    return range(layout.standing, held - (layout.recent - incoming))
 
 
 class Scatter(Evictor):
-    """Evicts units drawn by lot, from anywhere between the sink and what must stay recent.
+    """Evicts units drawn by lot, from anywhere between sink or bank and what must stay recent.
 
     The lot depends on layer, chunk and origins alone: a sample draws the same in any batch.
 
@@ -72,8 +72,8 @@ class Oldest(Evictor):
 
     @hookimpl
     def evict(self, slots: Slots, count: int) -> Eviction:
-        """Choose the `count` units past sink and memory."""
-        first = slots.layout.sink + slots.layout.memory
+        """Choose the `count` units past sink, bank and memory."""
+        first = slots.layout.standing + slots.layout.memory
         return Eviction(range(first, first + count), to="memory")
 
 
@@ -124,6 +124,8 @@ def complete(stage: Stage) -> Pipeline:
             return Pipeline(Oldest(), [Spread()], stage)
         case Editor():
             return Pipeline(Oldest(), [Spread()], Best(), [stage])
+        case Merger():
+            return Pipeline(Scatter(), merge=stage)
     raise PipelineError(
         f"the kit cannot make a policy around '{stage.name}', a {type(stage).__name__}; "
         "hand in a function that returns the whole Pipeline"

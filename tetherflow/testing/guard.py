@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tetherflow.cache import CacheEngine
 from tetherflow.errors import ConformanceError
-from tetherflow.testing.watch import DRAFT, Call, same, tensors_given
+from tetherflow.testing.watch import Call, may_write, same, tensors_given
 
 
 class Guard:
@@ -23,7 +23,7 @@ class Guard:
 
     def remember(self, call: Call) -> None:
         """Copy what the hook must leave alone."""
-        self._given = {name: x.clone() for name, x in tensors_given(call.given) if name not in DRAFT}
+        self._given = {name: x.clone() for name, x in tensors_given(call.given) if not may_write(name)}
         self._cache = self._contents()
 
     def compare(self, call: Call) -> None:

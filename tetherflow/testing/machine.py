@@ -48,7 +48,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def chunk_of(self, frames: int) -> int:
         """The chunk size that stands for a number from 1 to 4: as many frames as fit."""
-        return min(frames, self.layout.recent)
+        return min(frames, self.layout.recent // self.layout.parts)
 
     @property
     def layout(self) -> Layout:
@@ -64,8 +64,9 @@ class EngineMachine(RuleBasedStateMachine):
         layers, batch = self.model.layers, self.engine.batch
         self.dropped: list[list[list[int]]] = [[[] for _ in range(batch)] for _ in range(layers)]
         self.kept: list[Any] | None = None
-        while fill and self.engine.held < self.layout.budget:
-            self.chunk(self.layout.recent, 0, False)
+        largest = self.layout.recent // self.layout.parts
+        for _ in range(-(-self.layout.budget // self.layout.recent) if fill else 0):
+            self.chunk(largest, 0, False)
 
     # --- steps ----------------------------------------------------------------------------------------
 
@@ -76,7 +77,8 @@ class EngineMachine(RuleBasedStateMachine):
         layers = list(range(self.model.layers))
         order = layers[::-1] if backwards else layers
         self.begin(frames)
-        stay = {where: unit for where, unit in self.units().items() if where[2] < self.engine.frames_written}
+        written = self.engine.frames_written * self.layout.parts
+        stay = {where: unit for where, unit in self.units().items() if where[2] < written}
         for _ in range(passes):
             self.denoise(frames, order)
         self.commit()
@@ -151,9 +153,16 @@ class EngineMachine(RuleBasedStateMachine):
             self.hold(intact, f"a restored snapshot changed {_named(where)}")
 
     def only_newcomers_are_edited(self, stay: Units) -> None:
-        """Only what was evicted and is admitted to memory again may change: all that stayed is the same."""
-        after = self.units()
-        for where in sorted(stay.keys() & after.keys()):
+        """What stays is the same, except the bank, blended memory, and what the policy revises."""
+        uses, regions = self.engine.policy.uses, self.engine.regions
+        free = {rank for rank in regions.bank if uses.merge} | {rank for rank in regions.memory if uses.blend}
+        ranks = {
+            (layer, row, origin): rank
+            for layer, row, held in self.held_frames()
+            for rank, origin in enumerate(held)
+        }
+        after = {where: unit for where, unit in self.units().items() if ranks[where] not in free}
+        for where in sorted(stay.keys() & after.keys() if not uses.revise else ()):
             intact = all(same(a, b) for a, b in zip(stay[where], after[where], strict=True))
             self.hold(intact, f"{_named(where)} changed, although it was not just admitted to memory")
 
@@ -182,7 +191,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def sink_is_the_first_frames(self) -> None:
         """The sink holds frames 0, 1, … in order."""
-        sink = self.layout.sink_of(self.engine.held)
+        sink = self.engine.regions.sink
         for layer, row, held in self.held_frames():
             found = held[: sink.stop]
             self.hold(found == list(sink), f"the sink of layer {layer}, sample {row}, is frames {found}")
@@ -190,7 +199,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def sink_never_changes_once_written(self) -> None:
         """The sink's keys and values stay what they were when they were written, bit for bit."""
-        sink = self.layout.sink_of(self.engine.held)
+        sink = self.engine.regions.sink
         for where, tensors in self.units().items():
             if where[2] in sink:
                 old = self.sunk.setdefault(where, tensors)
@@ -200,7 +209,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def recent_is_the_last_frames_in_order(self) -> None:
         """The recent region holds the last R frames, in order and without a gap."""
-        recent, written = self.layout.recent_of(self.engine.held), self.engine.frames_written
+        recent, written = self.engine.regions.recent, self.engine.frames_written * self.layout.parts
         last = list(range(written - len(recent), written))
         for layer, row, held in self.held_frames():
             found = held[recent.start :]
@@ -209,8 +218,9 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def memory_lies_between_sink_and_recent(self) -> None:
         """Memory's frames are newer than the sink and older than recent."""
-        memory = self.layout.memory_of(self.engine.held)
-        first_recent = self.engine.frames_written - len(self.layout.recent_of(self.engine.held))
+        memory = self.engine.regions.memory
+        written = self.engine.frames_written * self.layout.parts
+        first_recent = written - len(self.engine.regions.recent)
         for layer, row, held in self.held_frames():
             found = held[memory.start : memory.stop]
             between = all(memory.start <= frame < first_recent for frame in found)
@@ -219,7 +229,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def every_frame_is_held_or_was_dropped_once(self) -> None:
         """Conservation: every frame ever written is held once or was dropped by name once, never both."""
-        every = list(range(self.engine.frames_written))
+        every = list(range(self.engine.frames_written * self.layout.parts))
         for layer, row, held in self.held_frames():
             found = sorted(held + self.dropped[layer][row])
             lost = sorted(set(every) - set(found))

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.cache import CacheEngine, CacheShape, Layout, Policy, Positions, Rotary
+from tetherflow.cache import CacheEngine, CacheShape, Layout, Policy, Positions, Rotary, Unit
 
 Pass = list[tuple[Tensor, Tensor, Tensor]]
 """Query, key and value of one pass, one triple a layer, each `[B, F*T, H, D]`."""
@@ -24,15 +24,15 @@ their squares leave float16's range."""
 class PairRotary:
     """A rotary embedding over time alone: channel pair i of position p turns by p · 100^(−i / pairs)."""
 
-    def phases(self, positions: Tensor) -> Tensor:
-        """The positions, from which `turn` computes its angles: `[F]`."""
+    def phases(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """The positions, from which `turn` computes its angles, whatever the tokens: `[F]` or `[B, F]`."""
         return positions
 
     def turn(self, x: Tensor, phases: Tensor) -> Tensor:
-        """Rotate frames `[B, F, T, H, D]`, D even, to the positions `[F]`."""
+        """Rotate frames `[B, F, T, H, D]`, D even, to the positions `[F]` or `[B, F]`."""
         pairs = x.shape[-1] // 2
         speed = 100.0 ** -(torch.arange(pairs, device=x.device) / pairs)
-        angle = (phases[:, None] * speed)[:, None, None]
+        angle = (phases[..., None] * speed)[..., None, None, :]
         even, odd = x[..., 0::2].float(), x[..., 1::2].float()
         turned = torch.stack(
             [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1
@@ -64,7 +64,7 @@ class Model:
     @property
     def shape(self) -> CacheShape:
         """What it asks of a cache."""
-        return CacheShape(self.layers, self.heads, self.head_dim, self.tokens)
+        return CacheShape(self.layers, self.heads, self.head_dim, self.tokens, self.grid[0])
 
     @property
     def rotary(self) -> Rotary:
@@ -78,6 +78,7 @@ class Model:
         *,
         batch: int = 1,
         positions: Positions = "block-relative",
+        unit: Unit = "frame",
         strict: bool = True,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -90,6 +91,7 @@ class Model:
             self.rotary,
             batch=batch,
             positions=positions,
+            unit=unit,
             dtype=dtype,
             device=device,
             strict=strict,

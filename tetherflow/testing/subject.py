@@ -110,6 +110,7 @@ def _again(policy: Pipeline) -> Pipeline:
         score=copy.deepcopy(policy.scorers),
         select=copy.deepcopy(policy.selector),
         edit=copy.deepcopy(policy.editors),
+        merge=copy.deepcopy(policy.merger),
     )
     if [stage.name for stage in again.stages] != [stage.name for stage in policy.stages]:
         raise PipelineError("this policy has stages of a kind that the conformance suite does not know")

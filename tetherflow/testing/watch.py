@@ -14,8 +14,8 @@ from tetherflow.cache import Eviction
 from tetherflow.errors import StageError
 from tetherflow.pipeline import Pipeline
 
-DRAFT: Final = ("draft.keys", "draft.values")
-"""What a hook may write: all else that it is given is the engine's, or another stage's."""
+DRAFTED: Final = ("draft.keys", "draft.values", "bank.keys", "bank.values", "bank.metadata")
+"""What a hook may write besides side stores: all else that it is given is not its own."""
 
 
 @attrs.frozen(eq=False)
@@ -78,7 +78,7 @@ class Watch:
         # A hook that is not firstresult returns a list, of what one stage returned.
         result = result[0] if isinstance(result, list) and result else result
         out = dict(tensors_in(_listed(result, given), "result"))
-        out |= {name: x for name, x in tensors_given(given) if name in DRAFT}
+        out |= {name: x for name, x in tensors_given(given) if may_write(name)}
         call = _call(hook, methods, given, {name: x.clone() for name, x in out.items()})
         self.calls.append(call)
         if self._after is not None:
@@ -91,13 +91,18 @@ def tensors_in(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
         yield name, value
     elif attrs.has(type(value)):
         for field in attrs.fields(cast(Any, type(value))):
-            yield from tensors_in(getattr(value, field.name), f"{name}.{field.name}")
+            yield from tensors_in(getattr(value, field.name), f"{name}.{field.alias}")
     elif isinstance(value, Mapping):
         for key, one in value.items():
             yield from tensors_in(one, f"{name}[{key!r}]")
     elif isinstance(value, list | tuple):
         for index, one in enumerate(value):
             yield from tensors_in(one, f"{name}[{index}]")
+
+
+def may_write(name: str) -> bool:
+    """Whether a hook may write to the tensor of this path among its arguments."""
+    return name.startswith(DRAFTED) or ".sides[" in name
 
 
 def tensors_given(given: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

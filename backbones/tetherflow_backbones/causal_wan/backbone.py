@@ -49,7 +49,7 @@ class CausalWanBackbone(Backbone):
         """Layers, heads and tokens of its cache."""
         arch = self._transformer.arch
         rows, columns = self._rotary.grid
-        return CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, rows * columns)
+        return CacheShape(arch.num_layers, arch.num_heads, arch.head_dim, rows * columns, rows)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

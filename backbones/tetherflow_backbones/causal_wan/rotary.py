@@ -42,21 +42,24 @@ class WanRotary:
         compiled = tuning.compile and self.precision != torch.float64
         self._compiled = _compiled_turn(backend) if compiled else None
 
-    def phases(self, positions: Tensor) -> Tensor:
+    def phases(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Complex phases of frames at temporal positions, to be computed once and used for many tensors.
 
         Args:
             positions: temporal position of each frame, `[..., F]`, any real type.
+            tokens: which T tokens of each frame, int64 `[..., F, T]`; all of them if omitted.
 
         Returns:
             `[..., F, T, 1, head_dim / 2]`, complex, of the rotation's precision.
         """
         frequencies, spatial = self._on(positions.device)
+        if tokens is not None:
+            spatial = spatial[tokens]
         time = (positions.to(torch.float64)[..., None] * frequencies)[..., None, :]  # [..., F, 1, time]
         angles = torch.cat(
             [
-                time.expand(*positions.shape, spatial.shape[0], time.shape[-1]),
-                spatial.expand(*positions.shape, *spatial.shape),
+                time.expand(*positions.shape, spatial.shape[-2], time.shape[-1]),
+                spatial.expand(*positions.shape, *spatial.shape[-2:]),
             ],
             dim=-1,
         )

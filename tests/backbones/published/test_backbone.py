@@ -39,7 +39,7 @@ def load(folder: Path | None, parity: bool = False, **changes: Any) -> SelfForci
 
 def test_everything_is_found_in_the_folder(folder: Path) -> None:
     backbone = load(folder)
-    assert backbone.cache_shape == CacheShape(layers=2, heads=2, head_dim=12, tokens=4)
+    assert backbone.cache_shape == CacheShape(layers=2, heads=2, head_dim=12, tokens=4, rows=2)
     assert backbone.latent_shape == (16, *LATENT)
     assert backbone.rotary.grid == (2, 2)
     assert backbone.fps == 16

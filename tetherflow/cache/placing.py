@@ -1,0 +1,102 @@
+"""Where units stand in time, and the rotation of their keys to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tetherflow.cache.answers import Placement, Ranks
+from tetherflow.cache.interfaces import CacheShape, Positions, Rotary
+from tetherflow.cache.layout import Layout
+from tetherflow.cache.store import LayerStore
+
+
+class Placing:
+    """Positions and rotary phases of one engine's units.
+
+    Unless a policy places them, units stand where their frames were in the video (`absolute`), or at their
+    ranks among the units held (`block-relative`; parts of a frame share a position).
+
+    Args:
+        rotary: the backbone's rotary embedding.
+        shape: the backbone's sizes.
+        layout: the regions, in units.
+        positions: where units stand by default.
+        device: where the cache lives.
+    """
+
+    def __init__(
+        self, rotary: Rotary, shape: CacheShape, layout: Layout, positions: Positions, device: torch.device
+    ) -> None:
+        self.rotary = rotary
+        self.parts = layout.parts
+        self.positions = positions
+        self.device = device
+        part_tokens = torch.arange(shape.tokens, device=device).view(self.parts, -1)
+        self._tokens = part_tokens if self.parts > 1 else None
+        slots = torch.arange(-(-layout.budget // self.parts) + 1, device=device)
+        # Whole frames at their ranks, which is most of what is ever asked for: computed once for all.
+        self._ranks = rotary.phases(slots) if positions == "block-relative" else None
+        self.chunk = torch.empty(0)
+        """Phases of the current chunk's frames, unless a policy places them."""
+
+    def begin(self, history: int, frames: int, first_frame: int) -> None:
+        """Place a chunk of `frames` frames, the video's from `first_frame` on, after `history` units."""
+        if self._ranks is None:
+            positions = torch.arange(first_frame, first_frame + frames, device=self.device)
+            self.chunk = self.rotary.phases(positions)
+        else:
+            first = -(-history // self.parts)
+            self.chunk = self._ranks[first : first + frames]
+
+    def chunk_at(self, placement: Placement, current: range) -> Tensor:
+        """Phases of the current chunk's frames where a policy places them; a frame's first unit decides."""
+        return self.rotary.phases(_columns(placement, current, self.device)[..., :: self.parts])
+
+    def rotate(self, store: LayerStore, ranks: Ranks, placement: Placement | None) -> None:
+        """Rotate the keys at some ranks into the copy that attention reads."""
+        slots = store.at(ranks)
+        if store.rotated is None or not slots.shape[1]:
+            return
+        phases = self._phases(store.unit_origins(slots), ranks, placement)
+        store.put(store.rotated, slots, self.rotary.turn(store.take(store.keys, slots), phases))
+
+    def turn(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
+        """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""
+        return self.rotary.turn(x, self.rotary.phases(positions, self._tokens_of(parts)))
+
+    def _phases(self, origins: Tensor, ranks: Ranks, placement: Placement | None) -> Tensor:
+        """Phases of the units at some ranks, which have these origins `[B, n]`."""
+        if placement is not None:
+            positions = _columns(placement, ranks, origins.device)
+        elif self._ranks is None:
+            positions = origins // self.parts
+        elif self.parts == 1:
+            return self._ranks[ranks.start : ranks.stop] if isinstance(ranks, range) else self._ranks[ranks]
+        else:
+            positions = _index(ranks, origins.device) // self.parts
+        tokens = self._tokens_of(origins % self.parts)
+        return self.rotary.phases(positions if tokens is None else positions.expand(origins.shape), tokens)
+
+    def _tokens_of(self, parts: Tensor) -> Tensor | None:
+        """Which of a frame's tokens units are, `[B, n, T]`; None if a unit is a frame."""
+        return None if self._tokens is None else self._tokens[parts]
+
+
+def _columns(placement: Placement, ranks: Ranks, device: torch.device) -> Tensor:
+    """Positions of the units at some ranks, `[n]` or `[B, n]`."""
+    if not isinstance(placement, Tensor):
+        placement = torch.tensor(placement, device=device)
+    index = _index(ranks, device)
+    if index.dim() == 1:
+        return placement[..., index]
+    return placement.expand(index.shape[0], -1).gather(1, index)
+
+
+def _index(ranks: Ranks, device: torch.device) -> Tensor:
+    """Ranks as a tensor, `[n]` or `[B, n]`."""
+    if isinstance(ranks, Tensor):
+        return ranks
+    if isinstance(ranks, range):
+        return torch.arange(ranks.start, ranks.stop, ranks.step, device=device)
+    return torch.tensor(ranks, dtype=torch.int64, device=device)

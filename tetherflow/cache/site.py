@@ -1,0 +1,68 @@
+"""One layer in one chunk: where a policy decides."""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+from tetherflow.cache.checks import Checks
+from tetherflow.cache.events import Event
+from tetherflow.cache.interfaces import Policy
+from tetherflow.cache.layout import Layout, Regions
+from tetherflow.cache.placing import Placing
+from tetherflow.cache.reading import LiveReader
+from tetherflow.cache.stage_data import Slots
+from tetherflow.cache.store import LayerStore
+
+
+@attrs.frozen(eq=False)
+class Site:
+    """What the engine's parts need to know of a layer to let a policy decide there.
+
+    Attributes:
+        layer: index of the layer.
+        chunk: index of the chunk.
+        store: the layer's buffers.
+        policy: decides.
+        checks: takes the conditions on its results.
+        placing: rotates keys.
+        layout: the regions' sizes, in units.
+        regions: which ranks make up each region.
+        incoming: units that the chunk brings.
+        current: ranks of the chunk's units; none before it is in.
+        event: the prompt switch right before the chunk, if there was one.
+    """
+
+    layer: int
+    chunk: int
+    store: LayerStore
+    policy: Policy
+    checks: Checks
+    placing: Placing
+    layout: Layout
+    regions: Regions
+    incoming: int
+    current: range
+    event: Event | None
+
+    def slots(self, query: Tensor | None = None) -> Slots:
+        """The layer's units as a stage sees them.
+
+        Args:
+            query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`, if there is one.
+        """
+        order = self.store.order
+        return Slots(
+            self.layer,
+            self.chunk,
+            self.layout,
+            self.incoming,
+            self.store.unit_origins(order),
+            regions=self.regions,
+            current=self.current,
+            event=self.event,
+            metadata=self.store.metadata(order),
+            sides=self.store.sides,
+            reader=LiveReader(self.store, order, self.placing),
+            query=query,
+        )
