@@ -127,7 +127,8 @@ def _flash_attn_4() -> Kernel:
     flash_attn_func = import_module("flash_attn.cute").flash_attn_func
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out: Tensor = flash_attn_func(query, key, value)[0]  # the log-sum-exp comes second
+        found = flash_attn_func(query, key, value)
+        out: Tensor = found[0] if isinstance(found, tuple) else found  # the log-sum-exp comes second
         return out
 
     return kernel

@@ -81,7 +81,7 @@ class Rotary(Protocol):
         ...
 
     def turn(self, x: Tensor, phases: Tensor) -> Tensor:
-        """Rotate frames `[B, F, T, H, D]`, or some tokens of them, by phases of F frames, also a sample's own."""
+        """Rotate frames `[B, F, T, H, D]`, or some tokens of them, by phases of F frames, shared or not."""
         ...
 
 

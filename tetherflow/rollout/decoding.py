@@ -45,13 +45,14 @@ class Decoded:
         if not self.tensor.is_cuda:
             return self.tensor
         device = self.tensor.device
-        host = torch.empty(self.shape, dtype=self.tensor.dtype, pin_memory=True)
-        # A stream of its own: behind the decoder's, the copy would wait for the next chunk's decoding.
-        stream = torch.cuda.Stream(device)
-        stream.wait_event(self.ready or torch.cuda.current_stream(device).record_event())
-        with torch.cuda.stream(stream):
-            host.copy_(self.tensor, non_blocking=True)
-            copied = stream.record_event()
+        with torch.cuda.device(device):  # a new thread begins on the first one
+            host = torch.empty(self.shape, dtype=self.tensor.dtype, pin_memory=True)
+            # A stream of its own: behind the decoder's, the copy would wait for the next chunk's decoding.
+            stream = torch.cuda.Stream(device)
+            stream.wait_event(self.ready or torch.cuda.current_stream(device).record_event())
+            with torch.cuda.stream(stream):
+                host.copy_(self.tensor, non_blocking=True)
+                copied = stream.record_event()
         self.tensor.record_stream(stream)
         copied.synchronize()
         return host

@@ -15,7 +15,17 @@ from tetherflow.rollout.batches import items_of, threads_of
 from tetherflow.rollout.devices import device_name
 from tetherflow.rollout.session import Session
 
-_PACKAGES: Final = ("torch", "lightning", "diffusers", "pluggy", "pydantic", "numpy", "av", "safetensors")
+_PACKAGES: Final = (
+    "torch",
+    "lightning",
+    "diffusers",
+    "pluggy",
+    "pydantic",
+    "numpy",
+    "av",
+    "safetensors",
+    "flash-attn-4",
+)
 
 
 def lock_of(recipe: Recipe, session: Session) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def turn_pairs(x: Tensor, phases: Tensor) -> Tensor:
 
 @cache  # so that tuning again compiles nothing again
 def _compiled_turn(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
-    return torch.compile(turn_pairs, backend=backend, fullgraph=True)
+    return torch.compile(turn_pairs, backend=backend)
 
 
 def _frequencies(width: int) -> Tensor:

@@ -28,7 +28,7 @@ def inputs(frames: int = 3, batch: int = 1) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_compiled_glue_computes_the_same_from_three_graphs(backend: str) -> None:
-    """Three for all blocks and passes; `fullgraph` proves that nothing in them falls back to Python."""
+    """Three for all blocks and passes: were a graph broken by what does not compile, there would be more."""
     counter = CompileCounterWithBackend(backend)
     model = transformer(FOUR)
     model.fuse()
