@@ -363,6 +363,7 @@ class CacheEngine(CacheState):
             regions=self.regions,
             incoming=self._incoming if coming is None else coming,
             current=range(self.held if coming is not None else self._history, self.held),
+            first_frame=self.frames_written - self._rewriting * self._incoming // self.layout.parts,
             event=self._event,
         )
 

@@ -80,7 +80,7 @@ class Placing:
 
     def _tokens_of(self, parts: Tensor) -> Tensor | None:
         """Which of a frame's tokens units are, `[B, n, T]`; None if a unit is a frame."""
-        return None if self._tokens is None else self._tokens[parts]
+        return None if self._tokens is None else self._tokens.to(parts.device)[parts]
 
 
 def _columns(placement: Placement, ranks: Ranks, device: torch.device) -> Tensor:

@@ -25,6 +25,16 @@ class LiveReader:
         self._order = order
         self._placing = placing
 
+    @property
+    def held(self) -> int:
+        """How many units there are, n."""
+        return self._order.shape[1]
+
+    @property
+    def raw(self) -> bool:
+        """Whether keys can be read: they are kept unrotated."""
+        return self._store.rotated is not None
+
     def like(self) -> Tensor:
         """A tensor without elements, of units' shape, type and device: `[0, T, H, D]`."""
         return self._store.keys[0, :0]
@@ -47,7 +57,7 @@ class LiveReader:
 
     @property
     def _raw(self) -> LayerStore:
-        if self._store.rotated is None:
+        if not self.raw:
             raise TetherflowError(
                 "this policy's keys are kept rotated only; a stage that reads keys declares reads_keys = True"
             )

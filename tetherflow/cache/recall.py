@@ -91,7 +91,6 @@ def _decide(
         metadata=store.metadata(competing),
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
-        mean_query=None if query is None else query.float().mean(dim=(1, 2)),
         query=query,
         read_keys=lambda: store.take(store.keys, competing),
         read_values=lambda: store.take(store.values, competing),

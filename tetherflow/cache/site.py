@@ -30,6 +30,7 @@ class Site:
         regions: which ranks make up each region.
         incoming: units that the chunk brings.
         current: ranks of the chunk's units; none before it is in.
+        first_frame: index in the video of the chunk's first frame.
         event: the prompt switch right before the chunk, if there was one.
     """
 
@@ -43,6 +44,7 @@ class Site:
     regions: Regions
     incoming: int
     current: range
+    first_frame: int
     event: Event | None
 
     def slots(self, query: Tensor | None = None) -> Slots:
@@ -60,6 +62,7 @@ class Site:
             self.store.unit_origins(order),
             regions=self.regions,
             current=self.current,
+            first_frame=self.first_frame,
             event=self.event,
             metadata=self.store.metadata(order),
             sides=self.store.sides,

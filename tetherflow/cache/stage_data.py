@@ -79,6 +79,7 @@ class Slots(Shown):
             or frame · parts + part where a unit is a part of a frame.
         regions: which ranks make up each region.
         current: ranks of the current chunk's units; none before it is in.
+        first_frame: index in the video of the current chunk's first frame.
         event: the prompt switch right before the current chunk, if there was one.
         metadata: what stages note of each unit, `[B, n]` by name.
     """
@@ -92,6 +93,7 @@ class Slots(Shown):
     current: range = attrs.field(
         default=attrs.Factory(lambda self: range(self.held, self.held), takes_self=True), kw_only=True
     )
+    first_frame: int = attrs.field(default=0, kw_only=True)
     event: Event | None = attrs.field(default=None, kw_only=True)
     metadata: Metadata = attrs.field(factory=dict, kw_only=True)
     _reader: Reader | None = attrs.field(default=None, kw_only=True, repr=False)
@@ -203,14 +205,14 @@ class Candidates(Shown):
         """Mean unrotated key of each candidate, float32 `[B, N, heads, head_dim]`."""
         return self._mean_keys if isinstance(self._mean_keys, Tensor) else self._mean_keys()
 
-    @property
+    @cached_property
     def mean_query(self) -> Tensor:
         """Mean unrotated query of the current pass, float32 `[B, heads, head_dim]`.
 
         Raises:
             TetherflowError: There is none: memory is decided as the chunk begins.
         """
-        return _known(self._mean_query)
+        return self.query.float().mean(dim=(1, 2)) if self._mean_query is None else self._mean_query
 
     @property
     def query(self) -> Tensor:

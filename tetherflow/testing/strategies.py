@@ -16,7 +16,18 @@ import torch
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from tetherflow.cache import CacheEngine, Candidates, Draft, Layout, Policy, Positions, Slots
+from tetherflow.cache import (
+    CacheEngine,
+    Candidates,
+    Draft,
+    Layout,
+    Policy,
+    Positions,
+    Ranks,
+    Slots,
+    Statistics,
+)
+from tetherflow.cache.reading import LiveReader
 from tetherflow.errors import LayoutError
 from tetherflow.hookspecs import hookimpl
 from tetherflow.pipeline import Pipeline
@@ -192,6 +203,52 @@ def last_shown(rollout: Rollout, hook: str, argument: str) -> Any:
     return kept[hook]
 
 
+@attrs.frozen(eq=False)
+class CopiedReader:
+    """What a live reader reads, copied: it stays as it is when the engine goes on.
+
+    Attributes:
+        units: keys and values of all units `[B, n, T, heads, head_dim]`.
+        turn: rotates.
+    """
+
+    units: tuple[Tensor, Tensor]
+    turn: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    @classmethod
+    def of(cls, live: LiveReader) -> CopiedReader:
+        """A copy of what a reader reads now; keys that it would refuse to read are values instead."""
+        ranks = range(live.held)
+        values = live.values(ranks)
+        return cls((live.keys(ranks) if live.raw else values, values), live.rotate)
+
+    def like(self) -> Tensor:
+        """A tensor without elements, of units' shape, type and device."""
+        return self.units[0][0, :0]
+
+    def keys(self, ranks: Ranks) -> Tensor:
+        """Unrotated keys."""
+        return _units_at(self.units[0], ranks)
+
+    def values(self, ranks: Ranks) -> Tensor:
+        """Values."""
+        return _units_at(self.units[1], ranks)
+
+    def statistics(self, ranks: Ranks) -> tuple[Statistics, Statistics]:
+        """Key and value statistics of each unit."""
+        return Statistics.of(self.keys(ranks)), Statistics.of(self.values(ranks))
+
+    def rotate(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
+        """Rotate units to positions."""
+        return self.turn(x, positions, parts)
+
+
+def _units_at(units: Tensor, ranks: Ranks) -> Tensor:
+    if isinstance(ranks, Tensor):
+        return units[torch.arange(len(units), device=units.device)[:, None], ranks]
+    return units[:, list(ranks)]
+
+
 def detached(shown: Any) -> Any:
     """A copy of stage data that stays as it is when the engine goes on; what reads the cache reads it now."""
     return converted(shown, lambda x: x.clone())
@@ -201,10 +258,14 @@ def converted(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Stage data with every tensor changed; what reads the cache then gives what it reads now."""
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, LiveReader):
+        value = CopiedReader.of(value)
     if attrs.has(type(value)):
         fields = [field for field in attrs.fields(type(value)) if field.init]
         parts = {str(field.alias): converted(getattr(value, field.name), change) for field in fields}
         return attrs.evolve(value, **parts)
+    if isinstance(value, tuple):
+        return tuple(converted(one, change) for one in value)
     if isinstance(value, dict):
         return {name: converted(one, change) for name, one in value.items()}
     if callable(value) and not inspect.signature(value).parameters:

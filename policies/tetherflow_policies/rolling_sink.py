@@ -1,0 +1,94 @@
+"""Rolling Sink: a window whose past is replaced by the video's beginning, forth and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tetherflow import (
+    Eviction,
+    Evictor,
+    Layout,
+    Revision,
+    SideShape,
+    SideStore,
+    Slots,
+    StageOptions,
+    hookimpl,
+)
+from tetherflow.errors import LayoutError
+
+
+class RollingSink(Evictor):
+    """A FIFO window whose older frames hold the keys and values of the video's first ones.
+
+    Rolling Sink's sliding indices. The first L = `archive` frames are kept, unrotated, beside the cache. Once
+    a chunk's context pass has read, the chunk before it is overwritten, if it lies past the archive: frame t
+    then holds frame t mod L of the archive, or L − 1 − t mod L where ⌊t / L⌋ is odd, so that the content runs
+    forth and back without a jump. Positions stay those of frame t. A steady window of 21 frames thus reads 15
+    frames of the archive, the 3 before the chunk as they were, and the chunk.
+
+    The published code archives 21 frames, of which it reads the first 18; these are kept here. It also begins
+    every chunk from the same tile of noise, which is no matter of the cache, and is left out.
+    """
+
+    class Options(StageOptions):
+        """Options of the evictor."""
+
+        archive: int = Field(default=18, ge=1, description="First frames that are kept, L.")
+
+    options: Options
+
+    def check_layout(self, layout: Layout) -> None:
+        """Refuse regions other than a window."""
+        if layout.sink or layout.bank or layout.memory:
+            raise LayoutError(
+                "'rolling-sink' replaces a window's frames and keeps no other region; set sink, bank and "
+                "memory to 0"
+            )
+
+    def side_stores(self, shape: SideShape) -> Mapping[str, SideStore]:
+        """The archive, for each layer: keys and values of its frames."""
+        archive = SideStore((self.options.archive * shape.parts, *shape.unit))
+        return {"keys": archive, "values": archive}
+
+    @hookimpl
+    def evict(self, count: int) -> Eviction:
+        """Choose the `count` oldest units."""
+        return Eviction(range(count))
+
+    @hookimpl
+    def revise(self, slots: Slots) -> Revision | None:
+        """Archive the chunk if it is one of the first, and overwrite the one before it if that is not."""
+        side, length, parts = slots.side(self.name), self.options.archive, slots.layout.parts
+        chunk, first = len(slots.current) // parts, slots.first_frame
+        if (archived := min(chunk, length - first)) > 0:
+            read = slots.current[: archived * parts]
+            side["keys"][:, first * parts :][:, : len(read)] = slots.read_keys(read)
+            side["values"][:, first * parts :][:, : len(read)] = slots.read_values(read)
+        oldest = first - slots.current.start // parts
+        replaced = range(max(first - chunk, length, oldest), first)
+        if not replaced:
+            return None
+        units = [part for frame in replaced for part in _units(_zigzag(frame, length), parts)]
+        start = (replaced.start - oldest) * parts
+        ranks = range(start, start + len(units))
+        return Revision(ranks, _of(side["keys"], units), _of(side["values"], units))
+
+
+def _zigzag(frame: int, length: int) -> int:
+    """The frame of the archive that takes a frame's place."""
+    turn, index = divmod(frame, length)
+    return length - 1 - index if turn % 2 else index
+
+
+def _units(frame: int, parts: int) -> range:
+    return range(frame * parts, (frame + 1) * parts)
+
+
+def _of(archive: Tensor, units: list[int]) -> Tensor:
+    """Units of the archive, `[B, n, …]`; sliced, as an index would have to be copied to a GPU."""
+    return torch.stack([archive[:, unit] for unit in units], dim=1)
