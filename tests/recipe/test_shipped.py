@@ -12,11 +12,15 @@ NAMES = [
     "fifo",
     "fifo-relative",
     "grab-no-diversity",
+    "infinity-rope",
     "quickstart",
     "sink-window",
     "tethercache",
     "tethercache-no-tame",
 ]
+
+BUDGETS = {"infinity-rope": 6}
+"""Latent frames held by those that were published with another budget."""
 
 
 def regions(recipe: Recipe) -> tuple[int, int, int]:
@@ -36,7 +40,7 @@ def test_each_is_complete_and_says_what_it_is(
     recipe = load_recipe(name)
     assert recipe.description
     assert recipe.backbone.use == "mini"
-    assert recipe.cache.budget == 21
+    assert recipe.cache.budget == BUDGETS.get(name, 21)
     assert "arXiv" in bundled_recipes()[name].read_text().partition("description")[0]
 
 
