@@ -6,7 +6,16 @@ from tetherflow.plugins import POLICIES, installed, provider
 from tetherflow.recipe import load_recipe, pipeline_of
 from tetherflow.testing import conformance
 
-MATRIX = ["fifo", "sink-window", "tethercache", "grab-no-diversity", "tethercache-no-tame", "infinity-rope"]
+MATRIX = [
+    "fifo",
+    "sink-window",
+    "tethercache",
+    "grab-no-diversity",
+    "tethercache-no-tame",
+    "infinity-rope",
+    "rolling-forcing",
+    "longlive",
+]
 """Recipes: each tests its stages with its options, at its key positions or others, in small regions."""
 
 test_policies_conform = conformance({name: name for name in MATRIX})

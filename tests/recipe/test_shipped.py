@@ -13,13 +13,16 @@ NAMES = [
     "fifo-relative",
     "grab-no-diversity",
     "infinity-rope",
+    "longlive",
+    "longlive-infinity",
     "quickstart",
+    "rolling-forcing",
     "sink-window",
     "tethercache",
     "tethercache-no-tame",
 ]
 
-BUDGETS = {"infinity-rope": 6}
+BUDGETS = {"infinity-rope": 6, "longlive": 12, "longlive-infinity": 12}
 """Latent frames held by those that were published with another budget."""
 
 
