@@ -9,6 +9,8 @@ import pytest
 from tetherflow.recipe import Recipe, bundled_recipes, latent_frames_of, layout_of, load_recipe
 
 NAMES = [
+    "deep-forcing",
+    "deep-sink",
     "fifo",
     "fifo-relative",
     "grab-no-diversity",
