@@ -15,13 +15,13 @@ class LongLive(Evictor):
     - `keep`: the cache stays as it is, and the old prompt lives on in it.
     - `flush`: nothing but the sink stays, and what the old prompt showed is lost with it. A `cut` does the
       same; LongLive has no jump in time.
-    - `recache`: all stays, to be written anew: one context pass under the new prompt over the newest latent
-      frames, up to the window, overwrites their keys and values. That pass is the session's; this policy
-      keeps the units for it.
+    - `recache`: all stays, to be written anew: context passes under the new prompt over the newest latent
+      frames, as many as the window holds, overwrite their keys and values. Those passes are the session's;
+      this policy keeps the units for them.
 
-    Kept of the published code: the sink is global, so that a recache leaves it alone. Left: that the sink is
-    overwritten nevertheless by a switch within the first 12 frames; that the pass there takes in as many
-    frames as sink and window hold together, though those that do not fit into the window are not written.
+    Kept of the published code: the sink is global, so that a recache leaves it alone. Left: that a switch
+    within the first 12 frames overwrites the sink nevertheless, and that the pass there takes in as many frames
+    as sink and window hold together, though those that do not fit into the window are not written.
     """
 
     def check_layout(self, layout: Layout) -> None:

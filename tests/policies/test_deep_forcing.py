@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from tests.cache.oracle import angles, dense_attention
-from tests.policies.plain import MODEL
-from tetherflow import Candidates, Layout
+from tests.policies.plain import MODEL, run_with
+from tetherflow import Candidates, Event, Layout
 from tetherflow.cache.interfaces import Unit
 from tetherflow.errors import LayoutError, PipelineError
 from tetherflow.pipeline import Pipeline
@@ -65,14 +65,16 @@ def compressed(loose: list[Token], query: Tensor, capacity: int, reuse: int) -> 
 
 
 def in_lists(
-    script: Sequence[Chunk], layout: Layout, recent: int, window: int, reuse: int
+    script: Sequence[Chunk], layout: Layout, recent: int, window: int, reuse: int, flushed: int
 ) -> tuple[list[Tensor], list[list[int]]]:
     """What attention returns in every pass, and the serial numbers held after every chunk."""
     size = MODEL.tokens
     held: list[Token] = []
     clean: list[Tensor] = []  # every frame's rotated queries, summed
     attended, serials, written = [], [], 0
-    for chunk in script:
+    for index, chunk in enumerate(script):
+        if index == flushed:
+            held = held[: layout.sink * size] + held[layout.sink * size :][-2 * size :]
         full = len(held) + chunk.frames * size > layout.budget * size
         for tensors in [*chunk.noisy, chunk.clean]:
             query, key, value = (x[0].unflatten(0, (-1, size)).double() for x in tensors[0])
@@ -121,6 +123,7 @@ def deep_forcing(recent: int = 4, window: int = 4, reuse: int = 7) -> Pipeline:
     reuse=st.integers(1, 3),
     size=st.integers(1, 2),
     passes=st.integers(0, 2),
+    flushed=st.integers(1, 15),
     seed=st.integers(0, 100),
 )
 def test_is_the_lists_of_tokens(
@@ -132,16 +135,17 @@ def test_is_the_lists_of_tokens(
     reuse: int,
     size: int,
     passes: int,
+    flushed: int,
     seed: int,
 ) -> None:
     layout = Layout(sink, memory, max(recent, size) + spare)
     engine = MODEL.engine(layout, deep_forcing(recent, window, reuse), batch=2, unit="token")
     script = write_script(MODEL, [size] * 10, passes=[passes], seeds=[seed, seed + 1])
-    record = run(engine, script)
+    record = run_with(engine, script, {flushed: Event("flush", flushed * size)})
     for layer in range(MODEL.layers):
         for row in range(2):
             alone = [chunk.row(row).layer(layer) for chunk in script]
-            attended, serials = in_lists(alone, layout, recent, window, reuse)
+            attended, serials = in_lists(alone, layout, recent, window, reuse, flushed)
             assert [held[layer, row].tolist() for held in record.origins] == serials
             for found, wanted in zip(record.attended[layer :: MODEL.layers], attended, strict=True):
                 torch.testing.assert_close(found[row].double(), wanted, atol=2e-5, rtol=2e-5)
