@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tetherflow import Eviction, Evictor, Layout, Slots, hookimpl
-from tetherflow.errors import LayoutError
+from tetherflow_policies.windowing import drop_oldest, refuse_memory
 
 
 class SinkWindow(Evictor):
@@ -14,14 +14,9 @@ class SinkWindow(Evictor):
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse a memory region, which nothing would ever recall into."""
-        if layout.memory:
-            raise LayoutError(
-                f"'sink-window' keeps no memory, but the regions give it {layout.memory} frames; "
-                "set it to 0, or use 'recall-window' with a selector"
-            )
+        refuse_memory("sink-window", layout)
 
     @hookimpl
     def evict(self, slots: Slots, count: int) -> Eviction:
         """Choose the `count` oldest units past the sink, and the bank if there is one."""
-        first = slots.layout.standing
-        return Eviction(range(first, first + count))
+        return drop_oldest(slots, count)

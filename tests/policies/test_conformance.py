@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from tetherflow.pipeline import Pipeline
 from tetherflow.plugins import POLICIES, installed, provider
 from tetherflow.recipe import load_recipe, pipeline_of
 from tetherflow.testing import conformance
+from tetherflow_policies.deep_forcing import CappedTopM, DeepForcing, Participation
 
 MATRIX = [
     "fifo",
@@ -15,10 +17,26 @@ MATRIX = [
     "fademem",
     "rolling-sink",
     "ema-sink",
+    "infinity-rope",
+    "rolling-forcing",
+    "longlive",
+    "deep-forcing",
 ]
 """Recipes: each tests its stages with its options, at its key positions or others, in small regions."""
 
 test_policies_conform = conformance({name: name for name in MATRIX})
+
+
+def deep_forcing() -> Pipeline:
+    """With so few frames left uncompressed that small regions have more to let go of than must leave."""
+    return Pipeline(
+        DeepForcing(DeepForcing.Options(recent=1), name="deep-forcing"),
+        [Participation(name="participation")],
+        CappedTopM(CappedTopM.Options(reuse=1), name="capped-top-m"),
+    )
+
+
+test_deep_forcing_conforms = conformance(deep_forcing)
 
 
 def test_every_stage_is_in_the_matrix() -> None:

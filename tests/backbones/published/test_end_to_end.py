@@ -20,7 +20,7 @@ from tetherflow.recipe import advice_on, bundled_recipes, load_recipe
 from tetherflow_backbones.published import PublishedWan
 
 RECIPES = [
-    "self-forcing", "self-forcing-tethercache", "causvid", "causal-forcing", "longlive", "krea-realtime",
+    "self-forcing", "self-forcing-tethercache", "causvid", "causal-forcing", "longlive-1.3b", "krea-realtime",
 ]  # fmt: skip
 LENGTH = 25
 """Latent frames: a full window and evictions from it."""
@@ -104,7 +104,7 @@ def test_every_layout_gives_the_same_video(tmp_path: Path, capsys: pytest.Captur
 def test_a_recipe_against_the_checkpoints_training_runs_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cls = checkpoint("longlive")
+    cls = checkpoint("longlive-1.3b")
     save_model(tmp_path, cls.transformer_file, "generator")
     path = shrink("self-forcing-tethercache", tmp_path, use="longlive", weights="raw")
     assert call("check", str(path)) == 0
