@@ -21,6 +21,9 @@ SHIPPED = {
     "sliding-window": "evict",
     "sink-window": "evict",
     "recall-window": "evict",
+    "memrope": "merge",
+    "key-norm": "score",
+    "heavy-hitter": "score",
     "mini": "backbone",
     "self-forcing": "backbone",
 }

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tetherflow import Layout
 from tetherflow.recipe import Recipe, bundled_recipes, latent_frames_of, layout_of, load_recipe
 
 NAMES = [
     "fifo",
     "fifo-relative",
     "grab-no-diversity",
+    "h2o",
+    "key-norm",
+    "memrope",
     "quickstart",
     "sink-window",
     "tethercache",
@@ -36,7 +40,7 @@ def test_each_is_complete_and_says_what_it_is(
     recipe = load_recipe(name)
     assert recipe.description
     assert recipe.backbone.use == "mini"
-    assert recipe.cache.budget == 21
+    assert recipe.cache.budget == (12 if name == "memrope" else 21)
     assert "arXiv" in bundled_recipes()[name].read_text().partition("description")[0]
 
 
@@ -61,6 +65,22 @@ def test_sink_window_keeps_three() -> None:
     recipe = load_recipe("sink-window")
     assert regions(recipe) == (3, 0, 18)
     assert recipe.cache.positions == "block-relative"
+
+
+def test_memrope_has_the_published_settings() -> None:
+    recipe = load_recipe("memrope")
+    assert layout_of(recipe) == Layout(sink=3, bank=2, memory=0, recent=7)
+    assert recipe.stages.merge is not None
+    assert recipe.stages.merge.options == {
+        "long_rate": 0.01,
+        "short_rate": 0.1,
+        "pool_tokens": True,
+        "adaptive": False,
+    }
+
+
+def test_h2o_splits_its_budget_in_halves() -> None:
+    assert regions(load_recipe("h2o")) == (0, 10, 11)
 
 
 def test_ablations_leave_out_one_thing_each() -> None:
