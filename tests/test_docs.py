@@ -25,9 +25,9 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", ["README.md", "docs/writing-a-policy.md"])
 def test_the_ten_line_plugin_scores(page: str, tmp_path: Path) -> None:
     module = tmp_path / "my_package.py"
-    module.write_text(next(text for text in blocks(ROOT / page, "python") if "class KeyNorm" in text))
+    module.write_text(next(text for text in blocks(ROOT / page, "python") if "class SmallKeys" in text))
     space: dict[str, type[Scorer]] = runpy.run_path(str(module))
-    scorer = space["KeyNorm"](space["KeyNorm"].Options(weight=2.0))  # type: ignore[call-arg]
+    scorer = space["SmallKeys"](space["SmallKeys"].Options(weight=2.0))  # type: ignore[call-arg]
     keys = torch.randn(2, 5, 3, 4)
     candidates = Candidates(
         layer=0,
@@ -48,7 +48,7 @@ def test_the_ten_line_plugin_scores(page: str, tmp_path: Path) -> None:
 def test_recipes_shown_can_be_read(page: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle and a blue square\n")
     for number, text in enumerate(blocks(page, "yaml")):
-        if "key-norm" in text or "novelty" in text:
+        if "small-keys" in text or "novelty" in text:
             continue  # needs the plugin of the same page; those are tested elsewhere
         path = tmp_path / f"recipe{number}.yaml"
         path.write_text(text)

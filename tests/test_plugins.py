@@ -22,10 +22,10 @@ SHIPPED = {
         "deep-forcing", "infinity-rope", "longlive", "recall-window", "rolling-forcing", "rolling-sink",
         "sink-window", "sliding-window",
     ],
-    "score": ["participation", "relevance", "temporal-diversity"],
+    "score": ["heavy-hitter", "key-norm", "participation", "relevance", "temporal-diversity"],
     "select": ["capped-top-m", "fademem", "top-m"],
     "edit": ["tame"],
-    "merge": ["ema-sink"],
+    "merge": ["ema-sink", "memrope"],
 }  # fmt: skip
 
 

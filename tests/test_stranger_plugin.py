@@ -23,15 +23,15 @@ requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [project]
-name = "key-norm-policies"
+name = "small-keys-policies"
 version = "0.3.1"
 dependencies = ["tetherflow"]
 
 [project.entry-points."tetherflow.policies"]
-key-norm = "key_norm_policies:KeyNorm"
+small-keys = "small_keys_policies:SmallKeys"
 
 [tool.hatch.build.targets.wheel]
-only-include = ["key_norm_policies.py"]
+only-include = ["small_keys_policies.py"]
 """
 
 PLUGIN = '''\
@@ -40,7 +40,7 @@ import torch
 from tetherflow import Candidates, Scorer, StageOptions, hookimpl
 
 
-class KeyNorm(Scorer):
+class SmallKeys(Scorer):
     """Prefer frames whose mean key is small (after arXiv 2406.11430)."""
 
     class Options(StageOptions):
@@ -55,7 +55,7 @@ RECIPE = """\
 extends: tethercache
 backbone: toy
 stages:
-  score: [{use: key-norm, weight: 2.0}]
+  score: [{use: small-keys, weight: 2.0}]
 rollout: {latent_frames: 36, prompts: [anything]}
 runtime: {threads: 1}
 """
@@ -66,11 +66,11 @@ def test_stranger_installs_a_scorer_and_runs_it(toy: Path, tmp_path: Path) -> No
     source = tmp_path / "source"
     source.mkdir()
     (source / "pyproject.toml").write_text(PROJECT)
-    (source / "key_norm_policies.py").write_text(PLUGIN)
+    (source / "small_keys_policies.py").write_text(PLUGIN)
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(RECIPE)
 
-    with pytest.raises(RecipeError, match=r"no stage plugin named 'key-norm' is installed.*pip install"):
+    with pytest.raises(RecipeError, match=r"no stage plugin named 'small-keys' is installed.*pip install"):
         load_recipe(recipe)
 
     python = environment(tmp_path / "environment")
@@ -81,13 +81,13 @@ def test_stranger_installs_a_scorer_and_runs_it(toy: Path, tmp_path: Path) -> No
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
 
     listed = {plugin["name"]: plugin for plugin in json.loads(tetherflow("plugins", "--json").stdout)}
-    assert listed["key-norm"] == {
-        "name": "key-norm",
+    assert listed["small-keys"] == {
+        "name": "small-keys",
         "group": "tetherflow.policies",
         "stage": "score",
-        "distribution": "key-norm-policies",
+        "distribution": "small-keys-policies",
         "version": "0.3.1",
-        "target": "key_norm_policies:KeyNorm",
+        "target": "small_keys_policies:SmallKeys",
         "summary": "Prefer frames whose mean key is small (after arXiv 2406.11430).",
         "error": None,
     }
@@ -100,7 +100,7 @@ def test_stranger_installs_a_scorer_and_runs_it(toy: Path, tmp_path: Path) -> No
     assert finished.returncode == 0, finished.stderr
     video = Path(finished.stdout.strip())
     lock = json.loads((video.parent.parent / "lock.json").read_text())
-    assert lock["plugins"]["key-norm"] == {"distribution": "key-norm-policies", "version": "0.3.1"}
+    assert lock["plugins"]["small-keys"] == {"distribution": "small-keys-policies", "version": "0.3.1"}
 
     # It decides: with the default scorer another video comes out.
     usual = run_recipe(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tetherflow import Layout
 from tetherflow.recipe import Recipe, bundled_recipes, latent_frames_of, layout_of, load_recipe
 
 NAMES = [
@@ -20,6 +21,9 @@ NAMES = [
     "infinity-rope",
     "longlive",
     "longlive-infinity",
+    "h2o",
+    "key-norm",
+    "memrope",
     "quickstart",
     "rolling-forcing",
     "sink-window",
@@ -27,7 +31,14 @@ NAMES = [
     "tethercache-no-tame",
 ]
 
-BUDGETS = {"ema-sink": 9, "fademem": 15, "infinity-rope": 6, "longlive": 12, "longlive-infinity": 12}
+BUDGETS = {
+    "ema-sink": 9,
+    "fademem": 15,
+    "infinity-rope": 6,
+    "longlive": 12,
+    "longlive-infinity": 12,
+    "memrope": 12,
+}
 """Latent frames held by those that were published with another budget."""
 
 
@@ -91,6 +102,22 @@ def test_sink_window_keeps_three() -> None:
     recipe = load_recipe("sink-window")
     assert regions(recipe) == (3, 0, 18)
     assert recipe.cache.positions == "block-relative"
+
+
+def test_memrope_has_the_published_settings() -> None:
+    recipe = load_recipe("memrope")
+    assert layout_of(recipe) == Layout(sink=3, bank=2, memory=0, recent=7)
+    assert recipe.stages.merge is not None
+    assert recipe.stages.merge.options == {
+        "long_rate": 0.01,
+        "short_rate": 0.1,
+        "pool_tokens": True,
+        "adaptive": False,
+    }
+
+
+def test_h2o_splits_its_budget_in_halves() -> None:
+    assert regions(load_recipe("h2o")) == (0, 10, 11)
 
 
 def test_ablations_leave_out_one_thing_each() -> None:
