@@ -29,7 +29,7 @@ def test_schema_knows_sections_plugins_and_ranges() -> None:
 
 def test_schema_leaves_out_what_is_broken() -> None:
     scorers = json_schema()["$defs"]["score-plugin"]["anyOf"]
-    assert scorers[0] == {"enum": ["raises", "relevance", "temporal-diversity"]}
+    assert scorers[0] == {"enum": ["participation", "raises", "relevance", "temporal-diversity"]}
 
 
 def test_every_reference_leads_somewhere() -> None:
