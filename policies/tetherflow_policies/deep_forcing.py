@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -110,8 +111,8 @@ class Participation(Scorer):
         slots = candidates.read_slots()
         newest = self._newest(slots).sum(dim=1)
         keys = slots.rotate(candidates.read_keys(), candidates.frames, candidates.parts).float().mean(dim=2)
-        heads, head_dim = keys.shape[2:]
-        return (newest[:, None] * keys).sum(dim=(2, 3)) / (head_dim**0.5 * heads)
+        drawn = (newest[:, None] * keys).sum(dim=(2, 3))
+        return drawn / (math.sqrt(keys.shape[-1]) * keys.shape[2])
 
     @hookimpl
     def revise(self, slots: Slots) -> None:

@@ -20,8 +20,8 @@ class LongLive(Evictor):
       this policy keeps the units for them.
 
     Kept of the published code: the sink is global, so that a recache leaves it alone. Left: that a switch
-    within the first 12 frames overwrites the sink nevertheless, and that the pass there takes in as many frames
-    as sink and window hold together, though those that do not fit into the window are not written.
+    within the first 12 frames overwrites the sink nevertheless, and that the pass there takes in as many
+    frames as sink and window hold together, though those that do not fit into the window are not written.
     """
 
     def check_layout(self, layout: Layout) -> None:
