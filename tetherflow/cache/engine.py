@@ -109,6 +109,7 @@ class CacheEngine(CacheState):
         self.checks = Checks(strict=strict)
         self.phase = Phase.IDLE
         self._rewriting = False  # whether the current chunk was there before
+        self._hidden = 0  # units after it that are out of sight meanwhile
         self._pending = 0  # evicted units that await a decision
         self._decided: set[int] = set()  # layers in which it has been made
         self._shared: Selection | None = None  # the decision that later layers share
@@ -163,10 +164,11 @@ class CacheEngine(CacheState):
         if missing := sorted(set(range(len(self.layers))) - self._committed):
             raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
         self.phase = Phase.IDLE
-        if not self._rewriting:
+        if self._rewriting:
+            self._reveal()
+        else:
             self.frames_written += self._incoming // self.layout.parts
             self._event = None
-        self._rewriting = False
         self.checks.flush()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -231,31 +233,42 @@ class CacheEngine(CacheState):
         for store in self.layers:
             store.sort(self.held)
 
-    def rewrite(self, frames: int) -> None:
-        """Turn the next pass into a context pass that writes the newest latent frames anew, where they are.
+    @property
+    def rewritable(self) -> int:
+        """How many of the newest latent frames `rewrite` may write anew: those of the recent region."""
+        return len(self.regions.recent) // self.layout.parts
 
-        Under a new prompt (KV recache, LongLive, arXiv 2509.22622, section 3.1). `end` finishes it.
+    def rewrite(self, frames: int, newer: int = 0) -> None:
+        """Turn the next pass into a context pass that writes recent latent frames anew, where they are.
+
+        Under a new prompt (KV recache, LongLive, arXiv 2509.22622, section 3.1). `end` finishes it. Until
+        then the frames after them are out of sight: attention reads what it could when they were new.
 
         Args:
-            frames: how many; they are recent ones, and attend to one another and to all that is held.
+            frames: how many.
+            newer: how many frames after them stay as they are.
 
         Raises:
             LayoutError: The recent region holds fewer, or none is asked for.
         """
         self._expect(Phase.IDLE, "rewrite")
-        units, recent = frames * self.layout.parts, len(self.regions.recent)
-        if not 0 < units <= recent:
+        if frames < 1 or newer < 0 or frames + newer > self.rewritable:
+            before = f", {newer} before the end," if newer else ""
             raise LayoutError(
-                f"{frames} frames cannot be written anew; recent holds {recent // self.layout.parts}"
+                f"{frames} frames{before} cannot be written anew; recent holds {self.rewritable}"
             )
+        units, hidden = frames * self.layout.parts, newer * self.layout.parts
         for store in self.layers:
             store.arrange()
-        self._history, self._incoming = self.held - units, units
-        self._pending = 0
+        self._history, self._incoming = self.held - hidden - units, units
+        for store in self.layers:
+            store.sort(self.held)
+        self._hidden, self._pending = hidden, 0
         self._rewriting = True
         self.phase = Phase.COMMIT
         self._committed.clear()
-        self._look([self._moved(self._history) for _ in self.layers], frames, self.frames_written - frames)
+        first = self.frames_written - newer - frames
+        self._look([self._moved(self._history) for _ in self.layers], frames, first)
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of the whole state between chunks, from which `restore` continues bit for bit."""
@@ -270,7 +283,7 @@ class CacheEngine(CacheState):
         """
         super().restore(state)
         self.phase = Phase.IDLE
-        self._pending, self._rewriting = 0, False
+        self._pending, self._hidden, self._rewriting = 0, 0, False
         self._views.clear()
 
     def _make_room(self, units: int) -> list[range]:
@@ -345,6 +358,16 @@ class CacheEngine(CacheState):
                 "attend in order"
             )
         return self._shared
+
+    def _reveal(self) -> None:
+        """Bring back into sight what is newer than a chunk that was written anew."""
+        self._rewriting = False
+        if not self._hidden:
+            return
+        self._stale = self.held  # whether their keys stand where they should was not looked at
+        self._incoming, self._hidden = self._incoming + self._hidden, 0
+        for store in self.layers:
+            store.sort(self.held)
 
     def _share(self, index: int, selection: Selection | None) -> None:
         if index == self.policy.uses.decides_at:
