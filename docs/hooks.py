@@ -82,10 +82,9 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], prefix: str) -> 
 def _type(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     if _reference(entry):
         return "mapping"
-    if "anyOf" in entry:
-        return " or ".join(
-            _type(option, definitions) for option in entry["anyOf"] if option.get("type") != "null"
-        )
+    options = entry.get("anyOf", entry.get("oneOf"))
+    if options:
+        return " or ".join(_type(option, definitions) for option in options if option.get("type") != "null")
     if "enum" in entry:
         return " or ".join(f"`{value}`" for value in entry["enum"])
     kind = str(entry.get("type", "any"))

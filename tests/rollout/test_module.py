@@ -111,6 +111,35 @@ def test_batch_writes_each_of_its_videos(output: Path) -> None:
         assert difference.abs().float().mean() < 1
 
 
+SWITCHING = (
+    "rollout.prompts=[first words, [{at: 0s, prompt: second}, {at: 0.9s, prompt: third, switch: recache}], "
+    "[{at: 0s, prompt: first words}]]"
+)
+
+
+def test_prompts_over_time_are_shown_and_recorded(output: Path) -> None:
+    changes = [SWITCHING, "runtime.batch_size=4", "rollout.latent_frames=9"]
+    result = run_recipe(toy_recipe(output, *changes, name="sink-window"))
+    assert list(videos(result)) == ["0000-first-words.mp4", "0001-second.mp4", "0002-first-words.mp4"]
+    plain, timed, alone = result.videos
+    assert videos(result)["0000-first-words.mp4"] == videos(result)["0002-first-words.mp4"]
+    assert (plain.switches, alone.switches) == ([], [])
+    assert timed.switches == [{"frame": 4, "prompt": "third", "how": "recache"}]
+    assert timed.cache_bytes - plain.cache_bytes // 2 == 4 * 9 * 4 * 8 * 8  # 9 latent frames in float32
+    lock = json.loads((result.folder.path / "lock.json").read_text())
+    assert lock["seeds"][1]["switches"] == timed.switches
+    assert lock["seeds"][1]["prompt"] == "second"
+
+    before = run_recipe(toy_recipe(output, *changes, "rollout.prompts=[second]", name="sink-window"))
+    frames = [
+        read_video(run.folder.path / "videos" / name)
+        for run, name in ((result, "0001-second.mp4"), (before, "0000-second.mp4"))
+    ]
+    switched = (frames[0].int() - frames[1].int()).abs().flatten(1).float().mean(dim=1)
+    assert float(switched[:20].max()) < 1  # but for the codec, which looks ahead
+    assert float(switched[21:].min()) > 1  # the chunk of latent frame 6 begins here, after 1 + 4 * 5 frames
+
+
 def test_lightning_leaves_nothing_and_says_nothing(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
@@ -137,6 +166,16 @@ def test_processes_share_the_work_bit_for_bit(output: Path, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
     ranks = {json.loads(line).get("rank") for line in three.folder.log.read_text().splitlines()}
     assert {0, 1} <= ranks
+
+
+@pytest.mark.slow
+def test_processes_switch_prompts_bit_for_bit(output: Path) -> None:
+    changes = [SWITCHING, "rollout.samples=2", "runtime.batch_size=2", "rollout.latent_frames=12"]
+    one = run_recipe(toy_recipe(output, *changes))
+    two = run_recipe(toy_recipe(output, *changes, "runtime.devices=2"))
+    assert len(videos(one)) == 6
+    assert videos(two) == videos(one)
+    assert [video.switches for video in two.videos] == [video.switches for video in one.videos]
 
 
 @pytest.mark.slow

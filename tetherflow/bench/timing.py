@@ -14,6 +14,7 @@ from tetherflow.bench.against import Implementation, stream_of, workload_of
 from tetherflow.bench.stopwatch import synchronise
 from tetherflow.errors import EvaluationError
 from tetherflow.recipe import Recipe
+from tetherflow.rollout.batches import items_of
 from tetherflow.rollout.devices import device_name
 from tetherflow.rollout.open_session import Backbones, first_device, open_session, threads_for
 from tetherflow.rollout.session import Session
@@ -42,7 +43,7 @@ class Timing:
         late: median time of the last ten chunks.
         chunks: chunks generated.
         frames_per_second: video frames a second, of the transformer alone.
-        cache_bytes: size of the cache; 0 if unknown.
+        cache_bytes: size of the cache, and of latents kept to write it anew; 0 if unknown.
     """
 
     name: str
@@ -122,7 +123,7 @@ def _lane(recipe: Recipe, backbones: Backbones, chunks: int) -> _Lane:
     device = first_device(recipe)
     session = open_session(recipe, device, backbones.of(recipe, device))
     stream = session.stream(
-        recipe.rollout.prompts[:1],
+        [items_of(recipe)[0].schedule],
         latent_frames=chunks * session.chunk_frames,
         seeds=[recipe.rollout.seed],
         decode=False,
@@ -159,7 +160,7 @@ def _timing(lane: _Lane, own: list[float], base: list[float]) -> Timing:
         late=statistics.median(own[-SPAN:]),
         chunks=len(own),
         frames_per_second=4 * session.chunk_frames / seconds,
-        cache_bytes=session.cache.nbytes if session.cache and lane.is_ours else 0,
+        cache_bytes=session.nbytes if lane.is_ours else 0,
     )
 
 

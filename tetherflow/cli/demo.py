@@ -45,10 +45,11 @@ def command(
 
 
 def _generate(title: str, recipe: Recipe) -> Path:
+    from tetherflow.rollout.batches import items_of
     from tetherflow.rollout.progress import RolloutProgress
     from tetherflow.rollout.run import run_recipe
 
-    typer.echo(f"{title}: “{recipe.rollout.prompts[0]}”, seed {recipe.rollout.seed}", err=True)
+    typer.echo(f"{title}: “{items_of(recipe)[0].prompt}”, seed {recipe.rollout.seed}", err=True)
     video = files_of(run_recipe(recipe, RolloutProgress()))[0]
     typer.echo(f"{title}: {video}")
     return video

@@ -162,7 +162,7 @@ def check_comparable(recipes: Sequence[Recipe]) -> None:
                 f"(output.name) if they differ"
             )
     first = recipes[0]
-    prompts = Counter(first.rollout.prompts)
+    prompts = Counter(item.prompt for item in items_of(first))
     prompt, count = prompts.most_common(1)[0]
     if count > 1:
         raise EvaluationError(

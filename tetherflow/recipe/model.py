@@ -5,49 +5,22 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from tetherflow.cache.attention import AttentionName
+from tetherflow.recipe.prompts import VideoPrompt
+from tetherflow.recipe.section import Misfit, Section
 from tetherflow.tuning import MatrixProducts
 
-NOT_BLANK = r"\S"
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
 PATH_FORMATS = frozenset({"path", "file-path", "directory-path"})
 """JSON schema's formats of a plugin's options that are paths."""
 Positive = Annotated[int, Field(ge=1)]
 Frames = Annotated[int, Field(ge=0)]
-Prompt = Annotated[str, StringConstraints(pattern=NOT_BLANK)]
-
-
-class Misfit(ValueError):
-    """Values of one section that do not fit together.
-
-    Args:
-        key: the key that the message is about, from the section.
-        message: what does not fit, and what would.
-    """
-
-    def __init__(self, key: tuple[str | int, ...], message: str) -> None:
-        super().__init__(message)
-        self.key = key
 
 
 _OLDER = ("sink", "bank", "memory")
 """Regions before the recent one."""
-
-
-class Section(BaseModel):
-    """A part of a recipe: no unknown keys, no silent conversions, no changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PluginEntry(Section):
@@ -183,7 +156,10 @@ class Rollout(Section):
     latent_frames: Positive | None = Field(
         default=None, description="Length of each video in latent frames; or give `seconds`."
     )
-    prompts: list[Prompt] = Field(min_length=1, description="What each video shows, in words.")
+    prompts: list[VideoPrompt] = Field(
+        min_length=1,
+        description="What each video shows, in words; or, for one video, a list of prompts over time.",
+    )
     prompts_file: str | None = Field(
         default=None,
         description="A text file with one prompt a line, relative to this file; instead of `prompts`.",

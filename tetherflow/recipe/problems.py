@@ -12,7 +12,9 @@ from pydantic_core import ErrorDetails
 
 from tetherflow.errors import RecipeError
 from tetherflow.plugins import nearest
-from tetherflow.recipe.model import DEVICE, NOT_BLANK, Misfit
+from tetherflow.recipe.model import DEVICE
+from tetherflow.recipe.prompts import KINDS, NOT_BLANK
+from tetherflow.recipe.section import Misfit
 from tetherflow.recipe.source import Key, Source
 
 _KINDS: Final = {
@@ -72,7 +74,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: Key = ()) ->
     for details in error.errors(include_url=False):
         cause = details.get("ctx", {}).get("error")
         inner = cause.key if isinstance(cause, Misfit) else ()
-        problems.append(Problem((*prefix, *details["loc"], *inner), _message(details, schema)))
+        place = (step for step in details["loc"] if step not in KINDS)
+        problems.append(Problem((*prefix, *place, *inner), _message(details, schema)))
     return problems
 
 
@@ -80,7 +83,9 @@ def schema_at(schema: dict[str, Any], key: Key) -> dict[str, Any]:
     """The part of a JSON schema that describes one place; empty if it says nothing of it."""
     here: Any = schema
     for step in (None, *key):
-        if step is not None:
+        if step in KINDS:
+            here = next(kind for kind in here["oneOf"] if kind["type"] == KINDS[str(step)])
+        elif step is not None:
             here = (
                 here.get("items", {}) if isinstance(step, int) else here.get("properties", {}).get(step, {})
             )

@@ -17,6 +17,7 @@ from tetherflow.recipe.model import PATH_FORMATS, Recipe
 from tetherflow.recipe.parts import check_parts
 from tetherflow.recipe.problems import Problem, explain, recipe_error, schema_at
 from tetherflow.recipe.source import Key, Source
+from tetherflow.recipe.timetable import check_times
 from tetherflow.stages import StageName
 
 
@@ -46,7 +47,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         problems += [problem for problem in explain(error, Recipe) if problem.key not in faulty]
     else:
         if not problems:
-            problems += check_parts(recipe)
+            problems += [*check_parts(recipe), *check_times(recipe)]
     if problems:
         raise recipe_error(path.name, source, problems)
     output = recipe.output.model_copy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import attrs
 import torch
 
 from tetherflow.errors import TetherflowError
@@ -33,6 +34,7 @@ class BatchOutput:
         self.items = items
         self.chunk_seconds: list[float] = []
         self.latent_frames = 0
+        self.cache_bytes = 0
         self._device = device
         self._writers = [VideoWriter(folder.video(item), fps=fps) for item in items]
         self._background = Background(self._write)
@@ -77,6 +79,7 @@ class BatchOutput:
                 index=item.index,
                 file=str(path.relative_to(self.folder.path)) if path else None,
                 prompt=item.prompt,
+                switches=[attrs.asdict(switch) for switch in item.switches],
                 sample=item.sample,
                 seed=item.seed,
                 status=status,
@@ -84,6 +87,7 @@ class BatchOutput:
                 frames=writer.frames_written,
                 seconds=time.monotonic() - self._started,
                 chunk_seconds=[round(seconds, 6) for seconds in self.chunk_seconds],
+                cache_bytes=self.cache_bytes,
                 peak_memory_bytes=peak_memory(self._device),
             )
             self.folder.add_record(record)

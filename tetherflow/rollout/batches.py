@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 import attrs
 from lightning.pytorch import LightningDataModule
 
 from tetherflow.recipe import Recipe
+from tetherflow.rollout.prompts import PromptSchedule, PromptSwitch
 from tetherflow.rollout.session import sample_seed
 
 _MOST_THREADS: Final = 8
@@ -23,31 +24,54 @@ class Item:
 
     Attributes:
         index: its place in the run, from 0.
-        prompt: what it shows.
+        prompt: what it shows, at its beginning if that changes.
         sample: which of the prompt's videos it is, from 0.
         seed: seed of its noise; a hash of the recipe's seed, the prompt and the sample.
+        switches: the prompts after the first.
     """
 
     index: int
     prompt: str
     sample: int
     seed: int
+    switches: tuple[PromptSwitch, ...] = ()
+
+    @property
+    def schedule(self) -> PromptSchedule:
+        """What it shows over time."""
+        return PromptSchedule(self.prompt, self.switches)
 
 
 def items_of(recipe: Recipe) -> list[Item]:
     """Every video of a recipe: the samples of the first prompt, then those of the next."""
     rollout = recipe.rollout
-    pairs = [(prompt, sample) for prompt in rollout.prompts for sample in range(rollout.samples)]
+    schedules = [PromptSchedule.of(recipe, prompts) for prompts in rollout.prompts]
+    pairs = [(schedule, sample) for schedule in schedules for sample in range(rollout.samples)]
     return [
-        Item(index, prompt, sample, sample_seed(rollout.seed, prompt, sample))
-        for index, (prompt, sample) in enumerate(pairs)
+        Item(
+            index,
+            schedule.prompt,
+            sample,
+            sample_seed(rollout.seed, schedule.prompt, sample),
+            schedule.switches,
+        )
+        for index, (schedule, sample) in enumerate(pairs)
     ]
 
 
 def batches_of(recipe: Recipe) -> list[list[Item]]:
-    """The videos in batches of `runtime.batch_size`, in order; the last may be smaller."""
-    items, size = items_of(recipe), recipe.runtime.batch_size
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    """The videos in batches of `runtime.batch_size`, in order; the last may be smaller.
+
+    Videos whose prompts switch at other times, or otherwise, are in other batches.
+    """
+    alike: dict[Hashable, list[Item]] = {}
+    for item in items_of(recipe):
+        alike.setdefault(item.schedule.timetable, []).append(item)
+    size = recipe.runtime.batch_size
+    batches = [
+        items[start : start + size] for items in alike.values() for start in range(0, len(items), size)
+    ]
+    return sorted(batches, key=lambda batch: batch[0].index)
 
 
 def threads_of(recipe: Recipe) -> int:

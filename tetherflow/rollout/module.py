@@ -91,13 +91,14 @@ class RolloutModule(LightningModule):
         """
         if self.stopped or self._session is None:
             return []
-        label = f"video {batch[0].index + 1}" + (f"–{batch[-1].index + 1}" if len(batch) > 1 else "")
+        label = _label(batch)
         self._log.info("batch started", videos=[item.index for item in batch])
         output = BatchOutput(self.folder, batch, self._session.backbone.fps, self.device)
         status: Status = "failed"
         try:
             for chunk in self._chunks(self._session, batch):
                 frames = output.append(chunk)
+                output.cache_bytes = max(output.cache_bytes, self._session.nbytes)
                 seconds = output.chunk_seconds[-1]
                 self.progress.chunk(seconds, frames, label)
                 self._log.info("chunk", index=chunk.index, frames=frames, seconds=round(seconds, 4))
@@ -140,7 +141,7 @@ class RolloutModule(LightningModule):
         """The chunks of a batch; only while one is made may a signal interrupt."""
         first = self._first
         stream = session.stream(
-            [item.prompt for item in batch],
+            [item.schedule for item in batch],
             latent_frames=self.latent_frames,
             seeds=[item.seed for item in batch],
             first_latents=None if first is None else first.expand(len(batch), -1, -1, -1, -1),
@@ -178,3 +179,12 @@ class RolloutModule(LightningModule):
     @property
     def _log(self) -> structlog.typing.FilteringBoundLogger:
         return run_logger(self.folder.log, rank=self.global_rank)
+
+
+def _label(batch: list[Item]) -> str:
+    """Which videos a batch is, from 1."""
+    first, last = batch[0].index, batch[-1].index
+    if len(batch) == 1:
+        return f"video {first + 1}"
+    between = "–" if last - first == len(batch) - 1 else ", …, "
+    return f"video {first + 1}{between}{last + 1}"

@@ -26,7 +26,8 @@ class VideoRecord:
     Attributes:
         index: its place in the run, from 0.
         file: the video, relative to the run folder; None if it has no frame.
-        prompt: what it shows.
+        prompt: what it shows, at its beginning if that changes.
+        switches: the prompts after the first, each with the latent frame at or after which it begins.
         sample: which of the prompt's videos it is.
         seed: seed of its noise.
         status: whether it is whole, was cut short from outside, or ended in an error.
@@ -34,12 +35,14 @@ class VideoRecord:
         frames: video frames written.
         seconds: wall time from its start to its end, its batch's other videos included.
         chunk_seconds: wall time of each chunk, decoding and writing included.
+        cache_bytes: size of its batch's cache, side stores and latents kept to write it anew included.
         peak_memory_bytes: most memory that its process held so far: of the GPU if there is one.
     """
 
     index: int
     file: str | None
     prompt: str
+    switches: list[dict[str, Any]]
     sample: int
     seed: int
     status: Status
@@ -47,6 +50,7 @@ class VideoRecord:
     frames: int
     seconds: float
     chunk_seconds: list[float]
+    cache_bytes: int
     peak_memory_bytes: int
 
 

@@ -73,6 +73,12 @@ class Sampler:
         cache.begin(latents.shape[1])
         self._context(cache, text, latents, None)
 
+    def rewrite(self, cache: CacheEngine, text: Any, latents: Tensor, newer: int) -> None:
+        """Write clean latents `[B, F, C, H, W]` that are in the cache anew, `newer` frames before its end."""
+        cache.rewrite(latents.shape[1], newer)
+        self._predict(latents, self.context_timestep, text, cache)
+        cache.end()
+
     def _context(self, cache: CacheEngine, text: Any, latents: Tensor, observe: FlowObserver | None) -> None:
         cache.commit()
         flow = self._predict(latents, self.context_timestep, text, cache)

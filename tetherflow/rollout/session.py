@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from tetherflow.backbone import Backbone, SamplerSettings
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.engine import CacheEngine
+from tetherflow.cache.events import Event
 from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
+from tetherflow.rollout.history import LatentHistory
+from tetherflow.rollout.prompts import PromptSchedule, PromptTrack
 from tetherflow.rollout.sampler import Sampler
 from tetherflow.rollout.schedule import Schedule
 
@@ -97,6 +101,12 @@ class Session:
             backbone.transformer, Schedule.of(self.settings), self.settings.context_timestep, dtype
         )
         self.cache: CacheEngine | None = None
+        self.history: LatentHistory | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rollout's cache, side stores included, and of the latents kept to write it anew."""
+        return sum(part.nbytes for part in (self.cache, self.history) if part is not None)
 
     def new_cache(self, batch: int) -> CacheEngine:
         """An empty cache for `batch` samples."""
@@ -119,7 +129,7 @@ class Session:
     @torch.inference_mode()
     def stream(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | PromptSchedule],
         *,
         latent_frames: int,
         seeds: Sequence[int],
@@ -129,7 +139,7 @@ class Session:
         """Generate videos chunk by chunk.
 
         Args:
-            prompts: B prompts.
+            prompts: B prompts, or schedules of prompts with one timetable.
             latent_frames: length of the videos in latent frames, given ones included.
             seeds: B seeds, one a sample. A sample's noise depends on its own seed alone, and is drawn on the
                 CPU, so it is the same in any batch, on any device and any rank.
@@ -145,10 +155,11 @@ class Session:
             expected = (len(prompts), first_latents.shape[1], *self.backbone.latent_shape)
             if first_latents.shape != expected:
                 raise ValueError(f"first_latents is {list(first_latents.shape)}; expected {list(expected)}")
-        text = self.backbone.transformer.prepare_text(self.backbone.encode_prompts(prompts))
+        track = PromptTrack(self.backbone, prompts)
         if self.low_memory:
             self.backbone.rest()
         self.cache = self.new_cache(len(prompts))
+        self.history = LatentHistory(self.layout.recent) if track.recaches else None
         decoder: ChunkDecoder | None = None
         if decode:
             decoder = ChunkDecoder(self.backbone.decoder(), self.device, beside=not self.low_memory)
@@ -156,18 +167,41 @@ class Session:
         index = done = 0
         given = 0 if first_latents is None else min(first_latents.shape[1], latent_frames)
         while done < latent_frames:
+            if event := track.advance(done):
+                self._switch(event, track.text)
             if first_latents is not None and done < given:
                 frames = min(self.chunk_frames, given - done)
                 latents = first_latents[:, done : done + frames].to(self.device, torch.float32)
-                self.sampler.prefill(self.cache, text, latents)
+                self.sampler.prefill(self.cache, track.text, latents)
             else:
                 frames = min(self.chunk_frames, latent_frames - done)
-                latents = self.sampler.denoise(self.cache, text, self._noise(generators, frames))
+                latents = self.sampler.denoise(self.cache, track.text, self._noise(generators, frames))
+            if self.history is not None:
+                self.history.append(latents)
             yield Chunk(index, latents, None if decoder is None else decoder(latents))
             if self.low_memory:
                 self.backbone.rest()
             index, done = index + 1, done + frames
         self.cache.checks.drain()
+
+    def _switch(self, event: Event, text: Any) -> None:
+        """Do to the cache what a prompt switch asks for.
+
+        KV recache (LongLive, arXiv 2509.22622, section 3.1) encodes the newest latents that are held in the
+        recent region again under the new prompt, chunk by chunk, so that each attends to what is older, as
+        when it was generated. The published code lets them all attend to one another, which its chunks never
+        do otherwise; that is left out. The sink stays as it is.
+        """
+        if self.cache is None:
+            return
+        self.cache.switch(event)
+        if event.how != "recache" or self.history is None:
+            return
+        chunks = self.history.newest(self.cache.rewritable)
+        newer = sum(latents.shape[1] for latents in chunks)
+        for latents in chunks:
+            newer -= latents.shape[1]
+            self.sampler.rewrite(self.cache, text, latents, newer)
 
     def _noise(self, generators: Sequence[torch.Generator], frames: int) -> NoiseSource:
         return NoiseSource(generators, (frames, *self.backbone.latent_shape), self.device)
