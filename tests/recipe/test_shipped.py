@@ -29,6 +29,7 @@ NAMES = [
     "sink-window",
     "tethercache",
     "tethercache-no-tame",
+    "two-prompts",
 ]
 
 BUDGETS = {

@@ -15,6 +15,7 @@ from tetherflow.bench.stopwatch import synchronise
 from tetherflow.bench.timing import STEADY
 from tetherflow.recipe import Recipe
 from tetherflow.rollout.background import Background
+from tetherflow.rollout.batches import items_of
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
 from tetherflow.rollout.devices import peak_memory
 from tetherflow.rollout.session import Chunk, Session
@@ -71,7 +72,7 @@ def measure_whole(session: Session, recipe: Recipe) -> Whole:
 
 def _stream(session: Session, recipe: Recipe, chunks: int, *, decode: bool = True) -> Iterator[Chunk]:
     return session.stream(
-        recipe.rollout.prompts[:1],
+        [items_of(recipe)[0].schedule],
         latent_frames=chunks * session.chunk_frames,
         seeds=[recipe.rollout.seed],
         decode=decode,
