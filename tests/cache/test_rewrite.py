@@ -13,12 +13,14 @@ from torch import Tensor
 
 from tests.cache.drive import assert_same, contents
 from tests.cache.plugins import tethercache
+from tetherflow import hookimpl
 from tetherflow.cache import CacheEngine, Layout, Positions, Unit
 from tetherflow.cache.events import Event, How
 from tetherflow.errors import LayoutError, TetherflowError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing import Model
 from tetherflow.testing.script import Pass, attend
+from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.sink_window import SinkWindow
 
 MODEL = Model()
@@ -177,6 +179,23 @@ def test_only_recent_frames_are_written_anew(frames: int, newer: int, message: s
         run_chunk(engine, MODEL.random_pass(generators(1), 2), 2)
     with pytest.raises(LayoutError, match=message):
         engine.rewrite(frames, newer)
+
+
+class KeepsSix(RecallWindow):
+    """`RecallWindow` that lets six units stay at a switch, more than are recent."""
+
+    @hookimpl
+    def switch(self) -> int:
+        return 6
+
+
+def test_what_a_flush_leaves_of_memory_is_not_written_anew() -> None:
+    engine = MODEL.engine(Layout(1, 4, 3), tethercache(evict=KeepsSix(name="keeps-six")), batch=BATCH)
+    for _ in range(8):
+        run_chunk(engine, MODEL.random_pass(generators(1), 2), 2)
+    engine.switch(Event("flush", 16))
+    assert engine.held == 7
+    assert engine.rewritable == 3
 
 
 def test_nothing_is_written_anew_while_a_chunk_is_made() -> None:

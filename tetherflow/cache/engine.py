@@ -235,8 +235,11 @@ class CacheEngine(CacheState):
 
     @property
     def rewritable(self) -> int:
-        """How many of the newest latent frames `rewrite` may write anew: those of the recent region."""
-        return len(self.regions.recent) // self.layout.parts
+        """How many of the newest latent frames `rewrite` may write anew: those of the recent region.
+
+        After a flush that leaves more than that, what is older may have come from memory: other frames.
+        """
+        return min(len(self.regions.recent), self.layout.recent) // self.layout.parts
 
     def rewrite(self, frames: int, newer: int = 0) -> None:
         """Turn the next pass into a context pass that writes recent latent frames anew, where they are.
