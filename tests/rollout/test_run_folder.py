@@ -50,7 +50,7 @@ def test_unwritable_parent(tmp_path: Path) -> None:
 def test_records_are_gathered_into_results(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "fifo")
     records = [
-        VideoRecord(index, None, "é\n", 0, 1, "complete", 3, 9, 1.0, [0.5], 10) for index in (10, 2, 0)
+        VideoRecord(index, None, "é\n", [], 0, 1, "complete", 3, 9, 1.0, [0.5], 5, 10) for index in (10, 2, 0)
     ]
     for record in records:
         folder.add_record(record)
