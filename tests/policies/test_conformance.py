@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from tetherflow.pipeline import Pipeline
 from tetherflow.plugins import POLICIES, installed, provider
 from tetherflow.recipe import load_recipe, pipeline_of
 from tetherflow.testing import conformance
+from tetherflow_policies.forcing_kv import ForcingKV
+from tetherflow_policies.recall_window import RecallWindow
 
 MATRIX = [
     "fifo",
@@ -15,10 +18,19 @@ MATRIX = [
     "fademem",
     "rolling-sink",
     "ema-sink",
+    "forcing-kv",
 ]
 """Recipes: each tests its stages with its options, at its key positions or others, in small regions."""
 
-test_policies_conform = conformance({name: name for name in MATRIX})
+
+def forcing_kv() -> Pipeline:
+    """With static heads of the suite's small models; the recipe's are the miniature's."""
+    evict = RecallWindow(RecallWindow.Options(when="begin"), name="recall-window")
+    options = ForcingKV.Options(static_heads=((), (0,)))
+    return Pipeline(evict, select=ForcingKV(options, name="forcing-kv"))
+
+
+test_policies_conform = conformance({name: name for name in MATRIX} | {"forcing-kv": forcing_kv})
 
 
 def test_every_stage_is_in_the_matrix() -> None:

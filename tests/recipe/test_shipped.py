@@ -8,15 +8,19 @@ import pytest
 
 from tetherflow.recipe import Recipe, bundled_recipes, latent_frames_of, layout_of, load_recipe
 
-NAMES = [
-    "fifo",
-    "fifo-relative",
-    "grab-no-diversity",
-    "quickstart",
-    "sink-window",
-    "tethercache",
-    "tethercache-no-tame",
-]
+BUDGETS = {
+    "ema-sink": 9,
+    "fademem": 15,
+    "fifo": 21,
+    "fifo-relative": 21,
+    "forcing-kv": 6,
+    "grab-no-diversity": 21,
+    "quickstart": 21,
+    "rolling-sink": 21,
+    "sink-window": 21,
+    "tethercache": 21,
+    "tethercache-no-tame": 21,
+}
 
 
 def regions(recipe: Recipe) -> tuple[int, int, int]:
@@ -25,10 +29,10 @@ def regions(recipe: Recipe) -> tuple[int, int, int]:
 
 
 def test_all_are_there() -> None:
-    assert sorted(bundled_recipes()) == NAMES
+    assert sorted(bundled_recipes()) == list(BUDGETS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUDGETS)
 def test_each_is_complete_and_says_what_it_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,7 +40,7 @@ def test_each_is_complete_and_says_what_it_is(
     recipe = load_recipe(name)
     assert recipe.description
     assert recipe.backbone.use == "mini"
-    assert recipe.cache.budget == 21
+    assert recipe.cache.budget == BUDGETS[name]
     assert "arXiv" in bundled_recipes()[name].read_text().partition("description")[0]
 
 

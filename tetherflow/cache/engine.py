@@ -84,11 +84,6 @@ class CacheEngine(CacheState):
             dtype=dtype,
             device=torch.device(device),
         )
-        shared = policy.uses.decides_at
-        if shared is not None and shared >= shape.layers:
-            raise LayoutError(
-                f"the policy shares layer {shared}'s decision, but there are {shape.layers} layers"
-            )
         self.shape = shape
         self.policy = policy
         self.rotary = rotary
