@@ -23,7 +23,7 @@ SHIPPED = {
         "sink-window", "sliding-window",
     ],
     "score": ["heavy-hitter", "key-norm", "participation", "relevance", "temporal-diversity"],
-    "select": ["capped-top-m", "fademem", "top-m"],
+    "select": ["capped-top-m", "fademem", "forcing-kv", "top-m"],
     "edit": ["tame"],
     "merge": ["ema-sink", "memrope"],
 }  # fmt: skip

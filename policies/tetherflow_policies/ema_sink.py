@@ -12,10 +12,10 @@ from tetherflow import Bank, Merger, StageOptions, hookimpl
 class EmaSink(Merger):
     """Let each unit of the bank follow what leaves the cache, as an exponential moving average.
 
-    Reward Forcing's EMA-Sink: x ← decay · x + (1 − decay) · e, keys and values alike, token by token. As many
-    units as the bank has are aligned with it, the oldest with the oldest. Of any other number, e is the mean
-    over those that are the same part of a frame; the published code overwrites the bank then, which would
-    forget what it is there to keep, and is left out.
+    EMA-Sink (Reward Forcing, arXiv 2512.04678): x ← decay · x + (1 − decay) · e, keys and values alike, token
+    by token. As many units as the bank has are aligned with it, the oldest with the oldest. Of any other
+    number, e is the mean over those that are the same part of a frame; the published code overwrites the bank
+    then, which would forget what it is there to keep, and is left out.
     """
 
     class Options(StageOptions):

@@ -18,11 +18,11 @@ SPAN, SHIFT = "span", "shift"
 class FadeMem(Selector):
     """Merge those neighbours in memory that lie nearest to one another at a distance that fades with age.
 
-    FadeMem's distance-aware merging. Each memory unit stands for `span` frames around its centre. While there
-    are too many, of all adjacent pairs but the newest the one with the least |u_i − u_{i+1}| is merged,
-    u = age^power, age = frames from the unit's centre to the live window: keys and values with weights
-    ∝ span^weight, the centre to the span-weighted mean, rounded; spans add up. The video's first frame, the
-    anchor, absorbs its neighbours without changing.
+    Distance-aware consolidation (FadeMem, arXiv 2606.10671). Each memory unit stands for `span` frames around
+    its centre. While there are too many, of all adjacent pairs but the newest the one with the least
+    |u_i − u_{i+1}| is merged, u = age^power, age = frames from the unit's centre to the live window: keys
+    and values with weights ∝ span^weight, the centre to the span-weighted mean, rounded; spans add up. The
+    video's first frame, the anchor, absorbs its neighbours without changing.
 
     Read positions keep to those of training (`window`): the chunk at their end, right before it as many of
     the newest units as it has frames, the anchor at 0, and between them each unit at the gap nearest to its

@@ -25,11 +25,11 @@ from tetherflow.errors import LayoutError
 class RollingSink(Evictor):
     """A FIFO window whose older frames hold the keys and values of the video's first ones.
 
-    Rolling Sink's sliding indices. The first L = `archive` frames are kept, unrotated, beside the cache. Once
-    a chunk's context pass has read, the chunk before it is overwritten, if it lies past the archive: frame t
-    then holds frame t mod L of the archive, or L − 1 − t mod L where ⌊t / L⌋ is odd, so that the content runs
-    forth and back without a jump. Positions stay those of frame t. A steady window of 21 frames thus reads 15
-    frames of the archive, the 3 before the chunk as they were, and the chunk.
+    Sliding indices and semantics (Rolling Sink, arXiv 2602.07775). The first L = `archive` frames are kept,
+    unrotated, beside the cache. Once a chunk's context pass has read, the chunk before it is overwritten, if
+    it lies past the archive: frame t then holds frame t mod L of the archive, or L − 1 − t mod L where
+    ⌊t / L⌋ is odd, so that the content runs forth and back without a jump. Positions stay those of frame t. A
+    steady window of 21 frames thus reads 15 frames of the archive, the 3 before the chunk, and the chunk.
 
     The published code archives 21 frames, of which it reads the first 18; these are kept here. It also begins
     every chunk from the same tile of noise, which is no matter of the cache, and is left out.

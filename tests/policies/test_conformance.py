@@ -11,6 +11,8 @@ from tetherflow.testing import RULES, Subject, conformance
 from tetherflow.testing.device import stays_on_the_device
 from tetherflow.testing.trial import Rule
 from tetherflow_policies.deep_forcing import CappedTopM, DeepForcing, Participation
+from tetherflow_policies.forcing_kv import ForcingKV
+from tetherflow_policies.recall_window import RecallWindow
 
 MATRIX = [
     "fifo",
@@ -27,13 +29,22 @@ MATRIX = [
     "deep-forcing",
     "memrope",
     "key-norm",
+    "forcing-kv",
 ]
 """Recipes: each tests its stages with its options, at its key positions or others, in small regions."""
 
 READING = ["h2o"]
 """Recipes that read keys from the live cache, which `stays_on_the_device` cannot move to another device."""
 
-test_policies_conform = conformance({name: name for name in MATRIX})
+
+def forcing_kv() -> Pipeline:
+    """With static heads of the suite's small models; the recipe's are the miniature's."""
+    evict = RecallWindow(RecallWindow.Options(when="begin"), name="recall-window")
+    options = ForcingKV.Options(static_heads=((), (0,)))
+    return Pipeline(evict, select=ForcingKV(options, name="forcing-kv"))
+
+
+test_policies_conform = conformance({name: name for name in MATRIX} | {"forcing-kv": forcing_kv})
 
 
 def deep_forcing() -> Pipeline:

@@ -16,6 +16,7 @@ NAMES = [
     "deep-forcing",
     "deep-sink",
     "fifo",
+    "forcing-kv",
     "fifo-relative",
     "grab-no-diversity",
     "infinity-rope",
@@ -35,6 +36,7 @@ NAMES = [
 BUDGETS = {
     "ema-sink": 9,
     "fademem": 15,
+    "forcing-kv": 6,
     "infinity-rope": 6,
     "longlive": 12,
     "longlive-infinity": 12,

@@ -96,11 +96,6 @@ class CacheEngine(CacheState):
             chunk_frames=self.chunk_frames,
             share_rotated=share_rotated,
         )
-        shared = policy.uses.decides_at
-        if shared is not None and shared >= shape.layers:
-            raise LayoutError(
-                f"the policy shares layer {shared}'s decision, but there are {shape.layers} layers"
-            )
         self.shape = shape
         self.policy = policy
         self.rotary = rotary

@@ -260,7 +260,7 @@ def pick(order: Tensor, ranks: Ranks) -> Tensor:
     if isinstance(ranks, Tensor):
         return order.gather(1, ranks)
     if isinstance(ranks, range) and ranks.step == 1:
-        return order[:, ranks.start : ranks.stop]
+        return order[:, ranks.start : max(ranks.start, ranks.stop)]
     return order[:, torch.tensor(ranks, dtype=torch.int64, device=order.device)]
 
 

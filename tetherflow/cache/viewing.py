@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.cache.answers import Placement
+from tetherflow.cache.answers import Placement, Segment
 from tetherflow.cache.attention import Attention
 from tetherflow.cache.site import Site
 from tetherflow.cache.store import LayerStore
@@ -18,11 +18,16 @@ class Group:
 
     Attributes:
         heads: their indices, int64 `[h]`.
-        slots: slots of the units, those of the current chunk included, `[B, n]`.
+        slots: slots of the units, those of the current chunk included, `[B, n]`; None if it is all of them.
     """
 
     heads: Tensor
-    slots: Tensor
+    slots: Tensor | None
+
+    def read(self, buffer: Tensor, store: LayerStore, held: int) -> Tensor:
+        """These heads' part of what `buffer` holds of the units, `[B, n * T, h, D]`."""
+        units = buffer[:, :held] if self.slots is None else store.take(buffer, self.slots)
+        return units.flatten(1, 2).index_select(2, self.heads)
 
 
 @attrs.frozen(eq=False)
@@ -46,10 +51,7 @@ class View:
             return attention(query, keys[:, :held].flatten(1, 2), values[:, :held].flatten(1, 2))
         out = torch.empty_like(query)
         for group in self.groups:
-            read = (
-                store.take(buffer, group.slots).flatten(1, 2).index_select(2, group.heads)
-                for buffer in (keys, values)
-            )
+            read = (group.read(buffer, store, held) for buffer in (keys, values))
             out[:, :, group.heads] = attention(query.index_select(2, group.heads), *read)
         return out
 
@@ -75,16 +77,17 @@ def look(site: Site, changed: range, before: View | None) -> View:
         placing.rotate(store, changed, placement)
     if slots is None or not policy.uses.view:
         return View(phases, placement)
-    device = store.order.device
-    chunk = torch.arange(history, site.current.stop, device=device).expand(store.shape.batch, -1)
-    groups = (
-        Group(
-            torch.tensor(segment.heads, dtype=torch.int64, device=device),
-            torch.cat([store.at(segment.ranks), chunk], dim=1),
-        )
-        for segment in policy.view(slots, site.checks)
-    )
+    groups = (_group(store, segment, site.current) for segment in policy.view(slots, site.checks))
     return View(phases, placement, tuple(groups))
+
+
+def _group(store: LayerStore, segment: Segment, current: range) -> Group:
+    device = store.order.device
+    heads = torch.tensor(segment.heads, dtype=torch.int64, device=device)
+    if not isinstance(segment.ranks, Tensor) and len(segment.ranks) == current.start:
+        return Group(heads, None)
+    chunk = torch.arange(current.start, current.stop, device=device).expand(store.shape.batch, -1)
+    return Group(heads, torch.cat([store.at(segment.ranks), chunk], dim=1))
 
 
 def _first_moved(now: Placement, before: Placement | None) -> int:
