@@ -11,12 +11,12 @@ from tetherflow.scaffold import PolicyNames
 @pytest.mark.parametrize(
     ("wanted", "plugin"),
     [
-        ("key-norm", "key-norm"),
-        ("Key Norm", "key-norm"),
-        ("KeyNorm", "key-norm"),
-        ("key_norm", "key-norm"),
-        ("  Kéy.Nörm!! ", "key-norm"),
-        ("tetherflow-key-norm", "key-norm"),
+        ("small-keys", "small-keys"),
+        ("Small Keys", "small-keys"),
+        ("SmallKeys", "small-keys"),
+        ("small_keys", "small-keys"),
+        ("  Smáll.Kéys!! ", "small-keys"),
+        ("tetherflow-small-keys", "small-keys"),
         ("h2o", "h2o"),
         ("../../etc/passwd", "etc-passwd"),
         ("a" * 40, "a" * 40),
@@ -27,9 +27,9 @@ def test_name_is_made_fit(wanted: str, plugin: str) -> None:
 
 
 def test_all_names_are_made_of_one() -> None:
-    names = PolicyNames.of("Key Norm 2")
+    names = PolicyNames.of("Small Keys 2")
     assert (names.plugin, names.distribution, names.module, names.cls, names.test) == (
-        "key-norm-2", "tetherflow-key-norm-2", "tetherflow_key_norm_2", "KeyNorm2", "key_norm_2",
+        "small-keys-2", "tetherflow-small-keys-2", "tetherflow_small_keys_2", "SmallKeys2", "small_keys_2",
     )  # fmt: skip
 
 
