@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-EXAMPLE: Final = "Example: tetherflow new-policy key-norm --stage score"
+EXAMPLE: Final = "Example: tetherflow new-policy small-keys --stage score"
 NEEDS_ARGUMENTS: Final = True
 
 

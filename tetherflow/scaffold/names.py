@@ -27,14 +27,14 @@ class PolicyNames:
     """The names of one policy.
 
     Attributes:
-        plugin: what a recipe uses, such as `key-norm`: lower-case words of letters and digits.
+        plugin: what a recipe uses, such as `small-keys`: lower-case words of letters and digits.
     """
 
     plugin: str
 
     @classmethod
     def of(cls, wanted: str) -> PolicyNames:
-        """Make names of what somebody typed: `Key Norm`, `KeyNorm` and `key_norm` all become `key-norm`.
+        """Make names of what somebody typed: `Small Keys`, `SmallKeys` and `small_keys` become `small-keys`.
 
         Raises:
             PluginError: Nothing can be made of it, or one of the names is taken.
@@ -45,7 +45,7 @@ class PolicyNames:
         if not re.match("[a-z]", plugin) or len(plugin) > LONGEST:
             raise PluginError(
                 f"no plugin can be named '{wanted}'; a name begins with a letter from a to z and has at most "
-                f"{LONGEST}, such as 'key-norm'"
+                f"{LONGEST}, such as 'small-keys'"
             )
         names = cls(plugin)
         names._check_free()
@@ -53,7 +53,7 @@ class PolicyNames:
 
     @property
     def distribution(self) -> str:
-        """What pip installs, such as `tetherflow-key-norm`."""
+        """What pip installs, such as `tetherflow-small-keys`."""
         return f"tetherflow-{self.plugin}"
 
     @property
