@@ -16,7 +16,7 @@ demo: $(VENV)/.core
 	$(BIN)/tetherflow demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
