@@ -61,3 +61,11 @@ def test_the_one_in_the_documentation_runs() -> None:
     recipes = [load_recipe("fifo", TOY)]
     timings = compare(recipes, 28, rivals={"attention alone": space["attention_alone"]})
     assert 0 < timings[1].ratio < 1
+
+
+@pytest.mark.parametrize("name", ["tethercache", "tethercache_cudnn", "self_forcing", "self_forcing_cudnn"])
+def test_the_published_code_asks_for_its_clone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "rivals")
+    rivals = {name: load_implementation(f"published_tethercache:{name}")}
+    with pytest.raises(EvaluationError, match="No module named 'wan'; put a clone of it on PYTHONPATH"):
+        compare([load_recipe("fifo", TOY)], 28, rivals=rivals)
