@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -203,6 +204,27 @@ class CacheEngine(CacheState):
         if uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
             revise(self._site(layer), view, query)
         return out
+
+    def pass_kind(self) -> Hashable | None:
+        """What the next denoising pass does, but for the values in its tensors and the policy's buffers.
+
+        Passes of equal kinds read and write the same memory in the same way, so that one that was recorded
+        (CUDA graphs) can stand for another.
+
+        Returns:
+            None if the pass may do what no other does: the context pass, one in which memory is decided or
+            rotated keys are made anew, or one whose heads read what the policy says.
+        """
+        if self.phase is not Phase.DENOISE:
+            return None
+        deciding = self._pending and self.policy.uses.recall == "first-pass"
+        if deciding and len(self._decided) < len(self.layers):
+            return None
+        views = self._views.values()
+        if any(view.groups for view in views) or any(store.shared for store in self.layers):
+            return None
+        # Where phases are made anew they may lie elsewhere.
+        return (self._history, self.held, *(view.phases.data_ptr() for view in views))
 
     def switch(self, event: Event) -> None:
         """Tell the policy of a prompt switch between chunks, and drop what it lets go of.

@@ -208,6 +208,11 @@ class Runtime(Section):
         description="Whether to compile what lies between attentions; auto does for large models on a GPU, "
         "for which it is worth the minute that it takes.",
     )
+    graphs: Literal["auto", "never"] = Field(
+        default="auto",
+        description="Whether denoising passes are recorded once and replayed (CUDA graphs), which spares the "
+        "host their launching; auto does on a GPU, unless memory is low. The videos are the same.",
+    )
     matmul: MatrixProducts = Field(
         default="precision",
         description="Type of the transformer's matrix products: that of precision, or fp8, which is faster "
