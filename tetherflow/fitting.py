@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from tetherflow.cache.interfaces import Uses
@@ -12,7 +12,9 @@ from tetherflow.errors import LayoutError, PipelineError
 from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage
 
 OPTIONAL_HOOKS: Final = ("place", "view", "revise", "switch")
-"""Hooks that a stage of any kind may implement beside its own; one stage of a policy at most."""
+"""Hooks that a stage of any kind may implement beside its own."""
+SHARED_HOOKS: Final = ("revise",)
+"""Those of them that several stages of a policy may implement; the others have one stage at most."""
 
 
 def check_kinds(
@@ -93,14 +95,12 @@ def check_regions(uses: Uses, layout: Layout) -> None:
         )
 
 
-def uses_of(
-    stages: Sequence[Stage], hooks: Mapping[str, Stage], evict: Evictor, select: Selector | None
-) -> Uses:
+def uses_of(stages: Sequence[Stage], hooks: Collection[str], evict: Evictor, select: Selector | None) -> Uses:
     """What a policy of these stages uses.
 
     Args:
         stages: all of them.
-        hooks: which of them implements each optional hook.
+        hooks: the optional hooks that they implement.
         evict: the evictor.
         select: the selector, if there is one.
 

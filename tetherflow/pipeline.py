@@ -15,7 +15,7 @@ from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
 from tetherflow.errors import PipelineError, StageError, TetherflowError
-from tetherflow.fitting import OPTIONAL_HOOKS, check_fit, check_kinds, check_regions, uses_of
+from tetherflow.fitting import OPTIONAL_HOOKS, SHARED_HOOKS, check_fit, check_kinds, check_regions, uses_of
 from tetherflow.hookspecs import PROJECT, StageHooks
 from tetherflow.returned import (
     eviction_of,
@@ -67,11 +67,11 @@ class Pipeline:
         check_fit(evict, self.scorers, select, self.editors, self.stages)
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(StageHooks)
-        self._hooks: dict[str, Stage] = {}  # which stage implements an optional hook
+        self._hooks: dict[str, list[Stage]] = {}  # which stages implement an optional hook
         for stage in self.stages:
             self._register(stage)
         own = [(stage, str(stage.stage)) for stage in self.stages]
-        optional = [(stage, hook) for hook, stage in self._hooks.items()]
+        optional = [(stage, hook) for hook, stages in self._hooks.items() for stage in stages]
         self._calls = {(stage, hook): self._caller(stage, hook) for stage, hook in own + optional}
         self.uses = uses_of(self.stages, self._hooks, evict, select)
 
@@ -152,33 +152,36 @@ class Pipeline:
 
     def place(self, slots: Slots, checks: Checks) -> Placement:
         """Ask where in time a layer's units stand."""
-        value, fail = self._ask("place", slots)
+        value, fail = self._ask(self._hooks["place"][0], "place", slots)
         return placement_of(value, slots, fail, checks)
 
     def view(self, slots: Slots, checks: Checks) -> tuple[Segment, ...]:
         """Ask what each group of heads reads."""
-        value, fail = self._ask("view", slots)
+        value, fail = self._ask(self._hooks["view"][0], "view", slots)
         return segments_of(value, slots, fail, checks)
 
-    def revise(self, slots: Slots, checks: Checks) -> Revision | None:
-        """Ask which units change after the context pass."""
-        value, fail = self._ask("revise", slots)
-        return None if value is None else revision_of(value, slots, fail, checks)
+    def revise(self, slots: Slots, checks: Checks) -> list[Revision]:
+        """Ask every stage that revises which units change after the context pass, in recipe order."""
+        revisions = []
+        for stage in self._hooks["revise"]:
+            value, fail = self._ask(stage, "revise", slots)
+            if value is not None:
+                revisions.append(revision_of(value, slots, fail, checks))
+        return revisions
 
     def switch(self, layout: Layout, event: Event) -> int | None:
         """Ask how many of the newest latent frames stay at a prompt switch."""
-        stage = self._hooks.get("switch")
-        if stage is None:
+        if "switch" not in self._hooks:
             return None
+        (stage,) = self._hooks["switch"]
         value = self._call(stage, "switch", None, layout=layout, event=event)
         if value is not None and (not isinstance(value, int) or value < 0):
             what = value if isinstance(value, int) else kind_of(value)
             raise _failure(stage, "switch", None)(f"returned {what}; expected 0 or more frames, or None")
         return value
 
-    def _ask(self, hook: str, slots: Slots) -> tuple[Any, Callable[[str], StageError]]:
-        """Call an optional hook; returns its result and what makes errors of it."""
-        stage = self._hooks[hook]
+    def _ask(self, stage: Stage, hook: str, slots: Slots) -> tuple[Any, Callable[[str], StageError]]:
+        """Call a stage's optional hook; returns its result and what makes errors of it."""
         return self._call(stage, hook, slots, slots=slots), _failure(stage, hook, slots)
 
     def _register(self, stage: Stage) -> None:
@@ -199,11 +202,12 @@ class Pipeline:
                 f"it none but {', '.join(OPTIONAL_HOOKS)}; it implements: {found}"
             )
         for hook in sorted(implemented & set(OPTIONAL_HOOKS)):
-            if other := self._hooks.get(hook):
+            others = self._hooks.setdefault(hook, [])
+            if others and hook not in SHARED_HOOKS:
                 raise PipelineError(
-                    f"plugins '{other.name}' and '{stage.name}' both implement '{hook}'; a policy has one"
+                    f"plugins '{others[0].name}' and '{stage.name}' both implement '{hook}'; a policy has one"
                 )
-            self._hooks[hook] = stage
+            others.append(stage)
 
     def _caller(self, stage: Stage, hook: str) -> pluggy.HookCaller:
         """A caller of this stage's hook alone: its results and errors then belong to one plugin."""

@@ -108,10 +108,9 @@ def check_parts(recipe: Recipe) -> list[Problem]:
 def advice_on(recipe: Recipe) -> list[str]:
     """What its backbone has to say against the recipe's cache and policy: warnings, not errors."""
     stages = recipe.stages
-    selectors = [stages.select] if stages.select else []
-    entries = [stages.evict, *stages.score, *selectors, *stages.edit]
+    entries = [stages.evict, *stages.score, stages.select, *stages.edit, stages.merge]
     use = CacheUse(
-        policies=tuple(entry.use for entry in entries),
+        policies=tuple(entry.use for entry in entries if entry is not None),
         layout=layout_of(recipe),
         positions=recipe.cache.positions,
         chunk_frames=chunk_frames_of(recipe),
