@@ -165,6 +165,7 @@ def _draw_amounts(axes: Axes, trace: CacheTrace) -> None:
         f"chunk of {trace.chunk_frames} latent frames, {trace.chunk_seconds:g} s of video", fontsize=9
     )
     axes.tick_params(labelsize=8)
+    axes.locator_params(axis="x", integer=True)
 
 
 def cells_of(held: Held, parts: int, frames: int) -> dict[str, Cells]:
