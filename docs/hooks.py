@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from tetherflow.recipe import bundled_recipes, json_schema
@@ -40,6 +41,14 @@ def reference() -> str:
     return "\n".join(lines)
 
 
+def options_of(*plugins: str) -> str:
+    """What some plugins do, in a line each, and their options."""
+    definitions = json_schema()["$defs"]
+    stages = definitions["Stages"]["properties"]
+    found = [_plugins(definitions[f"{stage}-plugin"], definitions, plugins) for stage in stages]
+    return "\n".join(line for lines in found for line in lines)
+
+
 def _reference(entry: dict[str, Any]) -> str | None:
     for candidate in (entry, *entry.get("allOf", [])):
         if "$ref" in candidate:
@@ -47,10 +56,13 @@ def _reference(entry: dict[str, Any]) -> str | None:
     return None
 
 
-def _plugins(choice: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
+def _plugins(
+    choice: dict[str, Any], definitions: dict[str, Any], names: Collection[str] | None = None
+) -> list[str]:
+    """A paragraph and a table of options for each plugin of a stage, or for those named."""
     lines: list[str] = []
     for option in choice["anyOf"]:
-        if "title" in option:
+        if "title" in option and (names is None or option["title"] in names):
             lines += [f"**`{option['title']}`** {option.get('description', '')}", ""]
             options = {name: value for name, value in option["properties"].items() if name != "use"}
             if options:

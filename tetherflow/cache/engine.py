@@ -57,8 +57,8 @@ class CacheEngine(CacheState):
         device: where they live.
         strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
         attention: computes attention over the view.
-        chunk_frames: frames of the largest chunk, for as many of which evicted units can wait for a decision;
-            those of the recent region if omitted.
+        chunk_frames: frames of the largest chunk; those of the recent region if omitted. Evicted units of as
+            many frames can wait for a decision, or of all recent ones if the policy is eager.
         share_rotated: whether layers take turns with one buffer of rotated keys, and rotate in every pass: a
             third less memory where there is such a buffer, and the same bits.
 
