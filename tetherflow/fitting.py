@@ -94,7 +94,11 @@ def check_regions(uses: Uses, layout: Layout) -> None:
 
 
 def uses_of(
-    stages: Sequence[Stage], hooks: Mapping[str, Stage], evict: Evictor, select: Selector | None
+    stages: Sequence[Stage],
+    hooks: Mapping[str, Stage],
+    evict: Evictor,
+    select: Selector | None,
+    measures: bool = False,
 ) -> Uses:
     """What a policy of these stages uses.
 
@@ -103,6 +107,7 @@ def uses_of(
         hooks: which of them implements each optional hook.
         evict: the evictor.
         select: the selector, if there is one.
+        measures: whether a schedule reads the newcomers' statistics.
 
     Raises:
         PipelineError: Two stages note the same thing of a unit, but begin with different values.
@@ -129,7 +134,7 @@ def uses_of(
         revise="revise" in hooks,
         eager=evict.eager,
         raw=reads or merges or select is not None or "place" in hooks or "revise" in hooks,
-        statistics=scores or edits,
+        statistics=scores or edits or measures,
         decides_at=None if select is None else select.decides_at,
         metadata=metadata,
     )

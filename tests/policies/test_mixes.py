@@ -33,6 +33,9 @@ MIXES = {
     "key-norm, token": "{extends: key-norm, cache: {unit: token}}",
     "h2o, token, absolute": "{extends: h2o, cache: {unit: token, positions: absolute}}",
     "grab, tame, bands": "{extends: tethercache, cache: {unit: {rows: 1}}}",
+    "grab by distance, tame on a ramp": "{extends: tethercache-ramp, stages: {score: [relevance, {use: temporal-diversity, alpha: {use: drift-distance, low: 0.5, high: 0.1}}]}}",
+    "grab, tame by distance, tokens": "{extends: tethercache-adaptive, cache: {unit: token}}",
+    "h2o, more queries over time": "{extends: h2o, stages: {score: [{use: heavy-hitter, queries: {use: ramp, from: 1, to: 9, seconds: 5}}]}}",
 }  # fmt: skip
 """Recipes by name; adding a mix is adding a line."""
 
