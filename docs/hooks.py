@@ -17,7 +17,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def reference() -> str:
-    """The recipe reference: every section's keys, every plugin's options, every shipped recipe."""
+    """The recipe reference: sections' keys, plugins' and schedules' options, shipped recipes."""
     schema = json_schema()
     definitions = schema["$defs"]
     lines: list[str] = []
@@ -35,6 +35,8 @@ def reference() -> str:
                 lines += _plugins(definitions[f"{stage}-plugin"], definitions)
         else:
             lines += _table(definitions[name], definitions)
+    lines += ["## Schedules", "", "What may stand in place of a number, `option: {use: NAME, …}`.", ""]
+    lines += _plugins(definitions["schedule"], definitions)
     lines += ["## Shipped recipes", ""]
     for path in bundled_recipes().values():
         lines += [f"### {path.stem}", "", "```yaml", path.read_text().strip(), "```", ""]
@@ -92,8 +94,8 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], prefix: str) -> 
 
 
 def _type(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
-    if _reference(entry):
-        return "mapping"
+    if name := _reference(entry):
+        return {"schedule": "schedule", "time-schedule": "schedule over time"}.get(name, "mapping")
     options = entry.get("anyOf", entry.get("oneOf"))
     if options:
         return " or ".join(_type(option, definitions) for option in options if option.get("type") != "null")

@@ -95,7 +95,13 @@ def check_regions(uses: Uses, layout: Layout) -> None:
         )
 
 
-def uses_of(stages: Sequence[Stage], hooks: Collection[str], evict: Evictor, select: Selector | None) -> Uses:
+def uses_of(
+    stages: Sequence[Stage],
+    hooks: Collection[str],
+    evict: Evictor,
+    select: Selector | None,
+    measures: bool = False,
+) -> Uses:
     """What a policy of these stages uses.
 
     Args:
@@ -103,6 +109,7 @@ def uses_of(stages: Sequence[Stage], hooks: Collection[str], evict: Evictor, sel
         hooks: the optional hooks that they implement.
         evict: the evictor.
         select: the selector, if there is one.
+        measures: whether a schedule reads the newcomers' statistics.
 
     Raises:
         PipelineError: Two stages note the same thing of a unit, but begin with different values.
@@ -129,7 +136,7 @@ def uses_of(stages: Sequence[Stage], hooks: Collection[str], evict: Evictor, sel
         revise="revise" in hooks,
         eager=evict.eager,
         raw=reads or merges or select is not None or "place" in hooks or "revise" in hooks,
-        statistics=scores or edits,
+        statistics=scores or edits or measures,
         decides_at=None if select is None else select.decides_at,
         metadata=metadata,
     )

@@ -42,6 +42,7 @@ class RollingSink(Evictor):
         archive: int = Field(default=18, ge=1, description="First frames that are kept, L.")
 
     options: Options
+    fixed = ("archive",)
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse a memory region, which nothing would ever recall into."""

@@ -45,6 +45,9 @@ MIXES = {
     "longlive, memrope": "{extends: longlive, cache: {regions: {bank: 2, recent: 7}}, stages: {merge: memrope}}",
     "deep-forcing, key-norm, tame": "{extends: deep-forcing, cache: {unit: {rows: 1}}, stages: {score: [key-norm], edit: [tame]}}",
     "participation, heavy-hitter": "{extends: deep-forcing, stages: {score: [participation, heavy-hitter]}}",
+    "grab by distance, tame on a ramp": "{extends: tethercache-ramp, stages: {score: [relevance, {use: temporal-diversity, alpha: {use: drift-distance, low: 0.5, high: 0.1}}]}}",
+    "grab, tame by distance, tokens": "{extends: tethercache-adaptive, cache: {unit: token}}",
+    "h2o, more queries over time": "{extends: h2o, stages: {score: [{use: heavy-hitter, queries: {use: ramp, from: 1, to: 9, seconds: 5}}]}}",
 }  # fmt: skip
 """Recipes by name; adding a mix is adding a line."""
 

@@ -34,7 +34,9 @@ NAMES = [
     "rolling-forcing",
     "sink-window",
     "tethercache",
+    "tethercache-adaptive",
     "tethercache-no-tame",
+    "tethercache-ramp",
     "two-prompts",
 ]
 

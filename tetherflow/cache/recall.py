@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Selection
 from tetherflow.cache.merging import absorb
+from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.site import Site
 from tetherflow.cache.stage_data import Candidates, Draft
 from tetherflow.cache.statistics import Statistics
@@ -59,17 +60,23 @@ def recall(
     def mean_keys() -> Tensor:
         return statistics()[0].mean[:, standing:].clone()
 
+    @cache
+    def compared() -> Newcomers:
+        (keys, values), pool = statistics(), trusted.shape[1]
+        pools = keys[:, :pool].pooled(), values[:, :pool].pooled()
+        return Newcomers(keys[:, pool:], values[:, pool:], *pools, pool)
+
     if selection is None:
-        selection = _decide(site, competing, capacity, query, mean_keys)
+        selection = _decide(site, competing, capacity, query, mean_keys, compared)
     kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, selection.keep, True)
     # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
     losers = competing.gather(1, kept.to(torch.int8).argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
-    before = statistics() if policy.uses.edit else None
+    before = compared() if policy.uses.edit else None
     if policy.uses.merge:
         absorb(site, losers)  # as they are: an edit is for those that are admitted
     if before is not None:
         fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        _edit(site, newcomers, fed[:, capacity:], before, trusted.shape[1])
+        _edit(site, newcomers, fed[:, capacity:], before)
     if selection.weights is not None:
         _blend(store, competing, selection.keep, selection.weights)
     store.note(competing.gather(1, selection.keep), selection.metadata)
@@ -77,7 +84,12 @@ def recall(
 
 
 def _decide(
-    site: Site, competing: Tensor, capacity: int, query: Tensor | None, mean_keys: Callable[[], Tensor]
+    site: Site,
+    competing: Tensor,
+    capacity: int,
+    query: Tensor | None,
+    mean_keys: Callable[[], Tensor],
+    newcomers: Callable[[], Newcomers],
 ) -> Selection:
     """Score the candidates and select among them."""
     store, policy = site.store, site.policy
@@ -88,6 +100,7 @@ def _decide(
         residents=capacity,
         origins=store.unit_origins(competing),
         layout=site.layout,
+        first_frame=site.first_frame,
         metadata=store.metadata(competing),
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
@@ -95,17 +108,15 @@ def _decide(
         read_keys=lambda: store.take(store.keys, competing),
         read_values=lambda: store.take(store.values, competing),
         read_slots=lambda: site.slots(query),
+        newcomers=newcomers,
     )
     score, scores = policy.score(candidates, site.checks)
     return policy.select(candidates, score, scores, site.checks)
 
 
-def _edit(
-    site: Site, newcomers: Tensor, admitted: Tensor, statistics: tuple[Statistics, Statistics], trusted: int
-) -> None:
+def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) -> None:
     """Let the policy edit a draft of the newcomers, and write it back to their slots."""
     store = site.store
-    keys, values = statistics
     draft = Draft(
         layer=site.layer,
         chunk=site.chunk,
@@ -113,11 +124,12 @@ def _edit(
         admitted=admitted.clone(),
         keys=store.take(store.keys, newcomers),
         values=store.take(store.values, newcomers),
-        key_statistics=keys[:, trusted:],
-        value_statistics=values[:, trusted:],
-        trusted_keys=keys[:, :trusted].pooled(),
-        trusted_values=values[:, :trusted].pooled(),
-        trusted_units=trusted,
+        key_statistics=before.keys,
+        value_statistics=before.values,
+        trusted_keys=before.trusted_keys,
+        trusted_values=before.trusted_values,
+        trusted_units=before.trusted_units,
+        first_frame=site.first_frame,
         sides=store.sides,
     )
     site.policy.edit(draft, site.checks)
