@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Eviction, Placement, Ranks, Revision, Segment, Selection
-from tetherflow.cache.checks import Checks, is_finite
+from tetherflow.cache.checks import Checks
 from tetherflow.cache.stage_data import Candidates, Slots
 from tetherflow.errors import StageError
 from tetherflow.stages import Evictor, Selector
@@ -49,11 +49,8 @@ def eviction_of(
             raise fail(f"evicts {ranks}; {allowed}")
         return Eviction(ranks, value.to)
     ordered = ranks.sort(dim=1).values
-    checks.require(
-        (ordered[:, 0] >= standing).all() & (ordered[:, -1] < end).all(),
-        lambda: fail(f"evicts a rank out of range; {allowed}"),
-    )
-    checks.require((ordered.diff(dim=1) > 0).all(), lambda: fail("evicts a unit twice"))
+    checks.between(ordered, standing - 1, end, lambda: fail(f"evicts a rank out of range; {allowed}"))
+    checks.distinct(ordered, lambda: fail("evicts a unit twice"))
     return Eviction(ordered.clamp(standing, end - 1), value.to)
 
 
@@ -63,7 +60,7 @@ def score_of(value: object, like: Tensor, fail: Fail, checks: Checks) -> Tensor:
         raise fail(f"returned {kind_of(value)}; expected floating point {list(like.shape)}")
     if value.device != like.device:
         raise fail(f"returned a score on {value.device}; expected {like.device}")
-    checks.require(is_finite(value), lambda: fail("returned a score that is not finite"))
+    checks.finite(value, lambda: fail("returned a score that is not finite"))
     return value
 
 
@@ -76,11 +73,13 @@ def selection_of(
     shape = (batch, candidates.capacity)
     keep = indices_of(selection.keep, shape, candidates.origins, fail)
     ordered, order = keep.sort(dim=1)
-    checks.require(
-        (ordered[:, 0] >= 0).all() & (ordered[:, -1] < count).all(),
+    checks.between(
+        ordered,
+        -1,
+        count,
         lambda: fail(f"returned an index out of range; indices must lie from 0 below {count}"),
     )
-    checks.require((ordered.diff(dim=1) > 0).all(), lambda: fail("returned an index twice"))
+    checks.distinct(ordered, lambda: fail("returned an index twice"))
     ordered = ordered.clamp(0, count - 1)
     metadata = metadata_of(selection.metadata, candidates.metadata, shape, fail, checks)
     metadata = {name: noted.gather(1, order) for name, noted in metadata.items()}
@@ -89,8 +88,10 @@ def selection_of(
         raise fail("returned weights, but does not declare blends = True")
     if weights is not None:
         like_weights(weights, (*shape, count), candidates.origins, fail)
-        checks.require(
-            ((weights.sum(dim=2) - 1).abs() < ROUNDING).all(),
+        checks.between(
+            weights.sum(dim=2) - 1,
+            -ROUNDING,
+            ROUNDING,
             lambda: fail("returned weights whose rows do not add up to 1"),
         )
         weights = weights.gather(1, order[..., None].expand(weights.shape))
@@ -106,7 +107,7 @@ def placement_of(value: object, slots: Slots, fail: Fail, checks: Checks) -> Pla
         if value.device != slots.origins.device:
             raise fail(f"returned positions on {value.device}; expected {slots.origins.device}")
         if value.is_floating_point():
-            checks.require(is_finite(value), lambda: fail("returned positions that are not finite"))
+            checks.finite(value, lambda: fail("returned positions that are not finite"))
         return value
     if not isinstance(value, Sequence) or not all(isinstance(position, int) for position in value):
         raise fail(f"returned {kind_of(value)}; expected whole numbers or a tensor, a position a unit")
@@ -159,7 +160,7 @@ def units_of(
     ):
         expected = f"{like.dtype} {list(shape)} on {like.device}"
         raise fail(f"made {whose} {name} {kind_of(value)}; expected {expected}")
-    checks.require(is_finite(value), lambda: fail(f"made {name} that are not finite"))
+    checks.finite(value, lambda: fail(f"made {name} that are not finite"))
 
 
 def metadata_of(
@@ -177,7 +178,7 @@ def metadata_of(
         if not isinstance(noted, Tensor) or noted.shape != shape or noted.device != known[name].device:
             raise fail(f"notes '{name}' as {kind_of(noted)}; expected numbers {list(shape)}")
         found[name] = noted.to(torch.float32)
-        checks.require(is_finite(found[name]), _later(fail, f"notes a '{name}' that is not finite"))
+        checks.finite(found[name], _later(fail, f"notes a '{name}' that is not finite"))
     return found
 
 
@@ -187,12 +188,10 @@ def ranks_of(value: object, allowed: range, like: Tensor, fail: Fail, checks: Ch
     if isinstance(value, Tensor):
         columns = value.shape[-1] if value.dim() else 0
         ranks = indices_of(value, (like.shape[0], columns), like, fail)
-        checks.require(
-            ((ranks >= allowed.start) & (ranks < allowed.stop)).all(),
-            lambda: fail(f"names a rank out of range; {within}"),
+        checks.between(
+            ranks, allowed.start - 1, allowed.stop, lambda: fail(f"names a rank out of range; {within}")
         )
-        twice = (ranks.sort(dim=1).values.diff(dim=1) == 0).any()
-        checks.require(~twice, lambda: fail("names a unit twice"))
+        checks.distinct(ranks.sort(dim=1).values, lambda: fail("names a unit twice"))
         return ranks.clamp(allowed.start, max(allowed.start, allowed.stop - 1))
     if not isinstance(value, Sequence) or not all(isinstance(rank, int) for rank in value):
         raise fail(f"returned ranks {kind_of(value)}; expected whole numbers or a tensor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -13,12 +14,35 @@ from tetherflow.errors import TetherflowError
 Failure = Callable[[], TetherflowError]
 
 
+@attrs.frozen(eq=False)
+class Condition:
+    """That numbers lie between two others.
+
+    Attributes:
+        low: the least of them, a scalar; NaN if one of them is.
+        high: the largest.
+        above: what each must exceed.
+        below: what each must stay under.
+        failure: makes the error if they do not.
+    """
+
+    low: Tensor
+    high: Tensor
+    above: float
+    below: float
+    failure: Failure
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether it holds, the two extremes being on the host."""
+        return low > self.above and high < self.below
+
+
 class Checks:
     """Collects conditions that must hold.
 
     Strict checks read each condition at once and raise on the spot. Deferred ones stay on the device: `flush`
-    copies a chunk's conditions to the host without waiting, and the next `flush` reads them, so a fault is
-    reported one chunk late and a steady chunk never waits for the device.
+    copies a chunk's extremes to the host without waiting, and the next `flush` compares them there, so a
+    fault is reported one chunk late and a steady chunk never waits for the device.
 
     Args:
         strict: whether to check at once.
@@ -26,48 +50,58 @@ class Checks:
 
     def __init__(self, *, strict: bool) -> None:
         self.strict = strict
-        self._pending: list[tuple[Tensor, Failure]] = []
-        self._flying: tuple[Tensor, list[Failure]] | None = None
+        self._pending: list[Condition] = []
+        self._flying: list[Condition] = []
+        self._extremes: dict[torch.dtype, Tensor] = {}  # of those that fly: low, high, low, …, on the host
         self._copied: torch.cuda.Event | None = None
 
-    def require(self, holds: Tensor, failure: Failure) -> None:
-        """Raise `failure()` unless `holds`, a scalar bool tensor, is true: now, or after the next chunk."""
-        if not self.strict:
-            self._pending.append((holds, failure))
-        elif not bool(holds):
-            raise failure()
+    def between(self, x: Tensor, above: float, below: float, failure: Failure) -> None:
+        """Raise `failure()` unless `above` < x < `below` everywhere: now, or after the next chunk.
+
+        Reads `x` once: its extremes are NaN if any element is. A comparison would make tensors of its size.
+        """
+        if x.numel():
+            self._add(Condition(*x.aminmax(), above, below, failure))
+
+    def finite(self, x: Tensor, failure: Failure) -> None:
+        """Raise `failure()` unless all of `x` is finite, likewise."""
+        self.between(x, -math.inf, math.inf, failure)
+
+    def distinct(self, ordered: Tensor, failure: Failure) -> None:
+        """Raise `failure()` if a row of `ordered` `[B, n]`, which ascends, repeats a number, likewise."""
+        self.between(ordered.diff(dim=1), 0, math.inf, failure)
 
     def flush(self) -> None:
         """Read the conditions of the previous flush and send those collected since on their way."""
         self.drain()
         if not self._pending:
             return
-        flags = torch.stack([holds for holds, _ in self._pending])
-        failures = [failure for _, failure in self._pending]
-        self._pending = []
-        host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=flags.is_cuda)
-        host.copy_(flags, non_blocking=True)
-        if flags.is_cuda:
+        self._flying, self._pending = self._pending, []
+        found: dict[torch.dtype, list[Tensor]] = {}
+        for condition in self._flying:
+            found.setdefault(condition.low.dtype, []).extend((condition.low, condition.high))
+        for dtype, extremes in found.items():
+            sent = torch.stack(extremes)
+            host = torch.empty(sent.shape, dtype=dtype, pin_memory=sent.is_cuda)
+            self._extremes[dtype] = host.copy_(sent, non_blocking=True)
+        if any(condition.low.is_cuda for condition in self._flying):
             self._copied = torch.cuda.Event()
             self._copied.record()
-        self._flying = (host, failures)
 
     def drain(self) -> None:
         """Wait for the conditions on their way and raise the first that failed."""
-        if self._flying is None:
-            return
         if self._copied is not None:
             self._copied.synchronize()
-        (host, failures), self._flying = self._flying, None
-        for holds, failure in zip(host.tolist(), failures, strict=True):
-            if not holds:
-                raise failure()
+        flying, self._flying, self._copied = self._flying, [], None
+        numbers = {dtype: iter(extremes.tolist()) for dtype, extremes in self._extremes.items()}
+        self._extremes = {}
+        for condition in flying:
+            mine = numbers[condition.low.dtype]
+            if not condition.holds(next(mine), next(mine)):
+                raise condition.failure()
 
-
-def is_finite(x: Tensor) -> Tensor:
-    """Whether all of `x` is finite, as a scalar bool tensor.
-
-    Reads `x` once: its extremes are NaN if any element is. `isfinite` would make several tensors of its size.
-    """
-    low, high = x.aminmax()
-    return (low > -math.inf) & (high < math.inf)
+    def _add(self, condition: Condition) -> None:
+        if not self.strict:
+            self._pending.append(condition)
+        elif not condition.holds(condition.low.item(), condition.high.item()):
+            raise condition.failure()
