@@ -36,7 +36,9 @@ def _candidates(whole: Candidates, index: int) -> Candidates:
         origins=whole.origins[row],
         metadata=_rows(whole.metadata, index),
         sides=_rows(whole._sides, index),
-        mean_keys=lambda: whole.mean_keys[row],
+        mean_keys=whole._mean_keys[row]
+        if isinstance(whole._mean_keys, Tensor)
+        else lambda: whole.mean_keys[row],
         mean_query=_rows(whole._mean_query, index),
         query=_rows(whole._query, index),
         read_keys=lambda: whole.read_keys()[row],
