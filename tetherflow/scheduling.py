@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Selection
-from tetherflow.cache.checks import Checks, is_finite
+from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import Event
 from tetherflow.cache.one_sample import one_sample
 from tetherflow.cache.stage_data import Candidates, Draft
@@ -98,7 +98,7 @@ class Scheduled:
                 with _blamed(schedule, option):
                     value = schedule.measure(shown.newcomers)
                     _check_signal(value, shown.origins)
-                checks.require(is_finite(value), _not_finite(fail, schedule, option))
+                checks.finite(value, _not_finite(fail, schedule, option))
                 found[option] = value.float().clamp(*schedule.bounds)
         return found
 
