@@ -25,6 +25,7 @@ PARTS: Final = (ATTENTION, PROMPT, POLICY, CACHE, ROTATION, REST)
 order; rotation of queries and keys; and the transformer's products with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
+_ENGINE: Final = ("begin", "attend", "end")
 
 
 @torch.inference_mode()
@@ -56,6 +57,8 @@ def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str
                     session.sampler.denoise(cache, text, noise)
     finally:
         backbone.tune(tuning)
+        for name in _ENGINE:  # else the cache would hold itself, and its memory would count in what follows
+            delattr(cache, name)
     seconds = watch.seconds()
     return {part: seconds.get(part, 0.0) / chunks for part in PARTS}
 
@@ -65,7 +68,7 @@ def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:
     cache.attention = Attention(cache.attention.name, watch.wrap(ATTENTION, cache.attention.kernel))
     cache.rotary = cast(Rotary, _Watched(cache.rotary, ("phases", "turn"), ROTATION, watch))
     cache.policy = cast(Policy, _Watched(cache.policy, _HOOKS, POLICY, watch))
-    for name in ("begin", "attend", "end"):
+    for name in _ENGINE:
         setattr(cache, name, watch.wrap(CACHE, getattr(cache, name)))
 
 
