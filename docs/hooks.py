@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 from tetherflow.recipe import bundled_recipes, json_schema
@@ -18,7 +19,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def reference() -> str:
     """The recipe reference: sections' keys, plugins' and schedules' options, shipped recipes."""
-    schema = json_schema()
+    schema = _schema()
     definitions = schema["$defs"]
     lines: list[str] = []
     for key, entry in schema["properties"].items():
@@ -45,10 +46,16 @@ def reference() -> str:
 
 def options_of(*plugins: str) -> str:
     """What some plugins do, in a line each, and their options."""
-    definitions = json_schema()["$defs"]
+    definitions = _schema()["$defs"]
     stages = definitions["Stages"]["properties"]
     found = [_plugins(definitions[f"{stage}-plugin"], definitions, plugins) for stage in stages]
     return "\n".join(line for lines in found for line in lines)
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    """The schema of recipes, generated once."""
+    return json_schema()
 
 
 def _reference(entry: dict[str, Any]) -> str | None:

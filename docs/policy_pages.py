@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def provenance(recipe: str) -> str:
     """How a picture was made."""
-    loaded = load_recipe(recipe)
+    loaded = _recipe(recipe)
     layers = _backbone().cache_shape.layers
     where = f"backbone `{loaded.backbone.use}`, layer {layers // 2} of 0 to {layers - 1}"
     return f"*`{command_of(recipe)}`: {where}, seed {loaded.rollout.seed}.*"
@@ -61,7 +62,7 @@ def policies() -> list[str]:
     found = []
     for name, path in bundled_recipes().items():
         own = yaml.safe_load(path.read_text()).keys() & {"cache", "stages"}
-        if own and load_recipe(name).backbone.use == "mini":
+        if own and _recipe(name).backbone.use == "mini":
             found.append(name)
     return found
 
@@ -72,6 +73,7 @@ def page_of(recipe: str) -> Path | None:
     return next(shown, None)
 
 
+@cache
 def needs() -> str:
     """The table of what each policy needs."""
     rows = [HEADINGS, ["---"] * len(HEADINGS), *(_row(name) for name in policies())]
@@ -79,7 +81,7 @@ def needs() -> str:
 
 
 def _row(name: str) -> list[str]:
-    recipe = load_recipe(name)
+    recipe = _recipe(name)
     pipeline, page = pipeline_of(recipe), page_of(name)
     uses = pipeline.uses
     moment = MOMENTS[uses.recall] if uses.recall else "–"
@@ -135,11 +137,13 @@ def _frames(recipe: Recipe) -> float:
     return open_session(recipe, torch.device("cpu"), _backbone()).new_cache(1).nbytes / frame
 
 
-_LOADED: list[Backbone] = []
+@cache
+def _recipe(name: str) -> Recipe:
+    """A shipped recipe, read once."""
+    return load_recipe(name)
 
 
+@cache
 def _backbone() -> Backbone:
     """The miniature, loaded once."""
-    if not _LOADED:
-        _LOADED.append(backbone_of(load_recipe("fifo"), torch.device("cpu"), torch.float32))
-    return _LOADED[0]
+    return backbone_of(_recipe("fifo"), torch.device("cpu"), torch.float32)

@@ -29,8 +29,8 @@ def command(
     """Draw which frames a recipe's policy keeps, for how long, and where.
 
     Generates latents of the recipe's first video, without decoding, and draws what one layer's cache holds
-    after each chunk: a row a latent frame, coloured by region. The recipe's length plays no part. Needs
-    matplotlib: pip install 'tetherflow[plot]'.
+    after each chunk: a row a latent frame, coloured by region. The recipe's length and given first frames
+    play no part. Needs matplotlib: pip install 'tetherflow[plot]'.
     """
     from tetherflow.recipe import load_recipe
 
