@@ -16,7 +16,7 @@ SCHEDULE: Final = "schedule"
 class ScheduleOptions(BaseModel):
     """Options of a schedule, written beside its `use:`; subclass it with the plugin's own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Schedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -83,8 +84,10 @@ class Scheduled:
             if isinstance(schedule, TimeSchedule):
                 low, high = schedule.bounds
                 with _blamed(schedule, option):
-                    value = min(max(float(schedule.at(frame * self.frame_seconds)), low), high)
-                found[option] = number_for(type(self.stage), option, value)
+                    value = float(schedule.at(frame * self.frame_seconds))
+                    if not math.isfinite(value):
+                        raise TetherflowError(f"returned {value}; expected a finite number")
+                found[option] = number_for(type(self.stage), option, min(max(value, low), high))
         return found
 
     def _measured(

@@ -204,6 +204,20 @@ def test_what_a_schedule_gives_past_its_bounds_is_brought_back() -> None:
     assert [strength for _, strength, _ in notes.found[:: MODEL.layers]] == [0.4, 0.4, 0.4, 0.2, 0.2]
 
 
+def test_a_time_schedule_that_is_not_finite_is_refused() -> None:
+    class Nowhere(TimeSchedule):
+        bounds = (0.0, 1.0)
+
+        def at(self, seconds: float) -> float:
+            return float("nan")
+
+    cache = engine(policy({"tame": {"tau": Nowhere(name="nowhere")}}))
+    with pytest.raises(
+        StageError, match="'nowhere' of its option 'tau' returned nan; expected a finite number"
+    ):
+        run(cache, write_script(MODEL, FRAMES))
+
+
 class Signal(SignalSchedule):
     bounds = (0.0, 1.0)
     result: object = None

@@ -29,16 +29,14 @@ def one_sample(given: Any, index: int) -> Any:
 
 
 def _candidates(whole: Candidates, index: int) -> Candidates:
-    row = slice(index, index + 1)
+    row, known = slice(index, index + 1), whole._mean_keys
     return attrs.evolve(
         whole,
         sample=index,
         origins=whole.origins[row],
         metadata=_rows(whole.metadata, index),
         sides=_rows(whole._sides, index),
-        mean_keys=whole._mean_keys[row]
-        if isinstance(whole._mean_keys, Tensor)
-        else lambda: whole.mean_keys[row],
+        mean_keys=known[row] if isinstance(known, Tensor) else lambda: whole.mean_keys[row],
         mean_query=_rows(whole._mean_query, index),
         query=_rows(whole._query, index),
         read_keys=lambda: whole.read_keys()[row],
