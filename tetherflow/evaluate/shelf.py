@@ -29,8 +29,18 @@ from tetherflow.rollout.batches import Item
 from tetherflow.rollout.devices import dtype_of
 from tetherflow.rollout.writers import safe_name
 
-_DECISIVE: Final = ("tetherflow.cache", "tetherflow.evaluate", "tetherflow.pipeline", "tetherflow.rollout")
-"""Modules and packages of the framework whose code decides what is generated and measured."""
+_DECISIVE: Final = (
+    "tetherflow.cache",
+    "tetherflow.pipeline",
+    "tetherflow.rollout",
+    "tetherflow.evaluate.feature_weights",
+    "tetherflow.evaluate.features",
+    "tetherflow.evaluate.frechet",
+    "tetherflow.evaluate.measure",
+    "tetherflow.evaluate.windows",
+)
+"""Modules and packages of the framework whose code decides what is generated and what is kept of it; how
+figures are made of that does not count."""
 
 
 @attrs.frozen
