@@ -178,11 +178,17 @@ class Backbone(ABC):
             if isinstance(part, Tunable):
                 part.tune(tuning)
 
-    def reference_clips(self, count: int, frames: int) -> Iterator[Tensor]:
+    def reference_clips(self, prompts: Sequence[str], each: int, frames: int) -> Iterator[Tensor]:
         """Held-out real clips to judge quality against, each uint8 `[frames, 3, height, width]`.
+
+        Args:
+            prompts: what they show.
+            each: how many different clips of each prompt; they come prompt after prompt.
+            frames: length of a clip.
 
         Raises:
             TetherflowError: The backbone ships no reference.
+            PromptError: It has no clip of a prompt.
         """
         raise TetherflowError(f"{type(self).__name__} ships no reference clips to judge quality against")
 

@@ -16,7 +16,7 @@ from tetherflow.report.drift_page import read_drift
 
 pytestmark = pytest.mark.usefixtures("toy")
 TOY = ["--set", "backbone.use=toy", "--set", "runtime.threads=1"]
-SHORT = ["--horizons", "5.25", "--prompts", "3", "--batch-size", "2", "--reference-clips", "8", *TOY]
+SHORT = ["--horizons", "5.25", "--prompts", "3", "--batch-size", "2", "--reference-clips", "4", *TOY]
 
 
 def call(*words: str) -> int:

@@ -11,8 +11,11 @@ COLOURS = torch.tensor(
 )
 
 
-def clip(seed: int, times: torch.Tensor, *, shapes: int = 2) -> torch.Tensor:
-    """Frames of scene `seed` at `times` (seconds): float `[n, 3, SIZE, SIZE]`, 0 to 1."""
+def clip(seed: int, times: torch.Tensor, *, shapes: int = 2, motion: int | None = None) -> torch.Tensor:
+    """Frames of scene `seed` at `times` (seconds): float `[n, 3, SIZE, SIZE]`, 0 to 1.
+
+    A scene has colours, sizes and a motion; `motion` gives it other sizes and another motion.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> torch.Tensor:
@@ -22,6 +25,8 @@ def clip(seed: int, times: torch.Tensor, *, shapes: int = 2) -> torch.Tensor:
     palette = COLOURS[torch.randperm(len(COLOURS), generator=generator)] / 255 + 0.1 * (
         uniform(len(COLOURS), 3) - 0.5
     )
+    if motion is not None:
+        generator.manual_seed(2**32 + 1000 * seed + motion)
     slope = axis.view(-1, 1).expand(SIZE, SIZE)
     frames = torch.lerp(palette[0].view(3, 1, 1), palette[1].view(3, 1, 1), slope)
     frames = frames.expand(len(times), 3, SIZE, SIZE)

@@ -50,7 +50,7 @@ def measured(
     progress: RolloutProgress | None = None,
 ) -> DriftReport:
     shown = progress or RolloutProgress(enabled=False)
-    return measure_drift(recipes, horizons, folder, reference_clips=8, progress=lambda: shown)
+    return measure_drift(recipes, horizons, folder, reference_clips=4, progress=lambda: shown)
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -93,7 +93,7 @@ def test_recipes_are_compared_over_the_same_videos(tmp_path: Path) -> None:
     assert len(tethercache.share or []) == 2
     assert report.prompts == PROMPTS
     assert report.seeds == [sample_seed(7, prompt, 0) for prompt in PROMPTS]
-    assert (report.seed, report.window_frames, report.reference_clips) == (7, 80, 8)
+    assert (report.seed, report.window_frames, report.reference_clips) == (7, 80, 4)
     assert (report.backbone, report.weights_sha256, report.device) == ("toy", "0" * 64, "cpu")
     assert (fifo.dtype, fifo.recipe["stages"]["evict"]["use"]) == ("float32", "sliding-window")
     # A cache of 21 latent frames is not full before the first window ends, so no policy has acted in it.

@@ -10,9 +10,12 @@ import torch
 
 from tests.evaluate.clips import blurred, clip, contrasted, pixels
 from tetherflow.errors import EvaluationError
+from tetherflow.evaluate import figures as figures_module
+from tetherflow.evaluate.bootstrap import resampling_weights
 from tetherflow.evaluate.features import FrameFeatures
-from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios, real_against_real
-from tetherflow.evaluate.frechet import Moments
+from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios
+from tetherflow.evaluate.frechet import Moments, frechet_distance
+from tetherflow.evaluate.reference import Reference
 from tetherflow.evaluate.windows import WindowPlan, WindowRecorder, WindowStatistics
 
 PLAN = WindowPlan.of(96, [3, 6], fps=16, seconds=1)
@@ -45,16 +48,20 @@ def statistics(kind: str) -> WindowStatistics:
 
 
 @pytest.fixture(scope="module")
-def clips() -> Moments:
+def real() -> Reference:
+    """Eight clips of each video's scene, moving otherwise."""
     features = FrameFeatures()
     times = torch.arange(0, 16, 2) / 16
-    return Moments.of(torch.stack([features(pixels(clip(seed, times))) for seed in range(1000, 1120)]))
+    clips = [
+        features(pixels(clip(seed, times, motion=motion))) for seed in range(VIDEOS) for motion in range(8)
+    ]
+    return Reference(Moments.of(torch.stack(clips)), each=8)
 
 
 @pytest.fixture(scope="module")
-def measured(clips: Moments) -> dict[str, list[HorizonFigures]]:
+def measured(real: Reference) -> dict[str, list[HorizonFigures]]:
     kinds = ("faithful", "blurred", "over-exposed", "brighter", "frozen")
-    return {kind: drift_figures(statistics(kind), clips.union(), resamples=300) for kind in kinds}
+    return {kind: drift_figures(statistics(kind), real.prompts, resamples=300) for kind in kinds}
 
 
 def test_a_faithful_video_does_not_drift(measured: dict[str, list[HorizonFigures]]) -> None:
@@ -85,9 +92,9 @@ def test_colour_shift_and_motion_are_what_they_say(measured: dict[str, list[Hori
     assert bright.motion_last.value == pytest.approx(0.6 * faithful.motion_last.value, rel=0.02)
 
 
-def test_ratios_compare_drift_pairwise(clips: Moments) -> None:
+def test_ratios_compare_drift_pairwise(real: Reference) -> None:
     drifting, baseline = statistics("blurred"), statistics("over-exposed")
-    reference = clips.union()
+    reference = real.prompts
     ratio = drift_ratios(drifting, baseline, reference, resamples=300)[1]
     drifts = [drift_figures(s, reference, resamples=10)[1].drift.value for s in (drifting, baseline)]
     assert ratio.value == pytest.approx(drifts[0] / drifts[1])
@@ -98,17 +105,46 @@ def test_ratios_compare_drift_pairwise(clips: Moments) -> None:
         drift_ratios(drifting, WindowStatistics.concatenate([baseline, baseline]), reference)
 
 
-def test_figures_survive_json_and_repeat(clips: Moments, measured: dict[str, list[HorizonFigures]]) -> None:
+def test_figures_survive_json_and_repeat(real: Reference, measured: dict[str, list[HorizonFigures]]) -> None:
     for figures in measured["blurred"]:
         assert HorizonFigures.from_dict(json.loads(json.dumps(figures.to_dict()))) == figures
-    assert drift_figures(statistics("blurred"), clips.union(), resamples=300) == measured["blurred"]
+    assert drift_figures(statistics("blurred"), real.prompts, resamples=300) == measured["blurred"]
 
 
-def test_real_clips_set_the_floor(clips: Moments, measured: dict[str, list[HorizonFigures]]) -> None:
-    floor = real_against_real(clips, VIDEOS)
+def test_real_clips_set_the_floor(real: Reference, measured: dict[str, list[HorizonFigures]]) -> None:
+    floor = real.against_itself()
     assert 0 < floor.low < floor.value < floor.high
     assert measured["faithful"][1].last.value < 2 * floor.high
     assert measured["blurred"][1].last.value > floor.high
-    assert real_against_real(clips, 60).value < floor.value
-    with pytest.raises(EvaluationError, match="others of 120"):
-        real_against_real(clips, 120)
+
+
+def test_the_mix_of_prompts_cancels(real: Reference, measured: dict[str, list[HorizonFigures]]) -> None:
+    """Against the clips of all prompts alike, the same videos have wider intervals."""
+    total = real.prompts.combine(torch.ones(VIDEOS, VIDEOS))
+    common = drift_figures(statistics("faithful"), total, resamples=300)[1]
+    matched = measured["faithful"][1]
+    assert matched.first.value == pytest.approx(common.first.value, rel=1e-3)
+    for figure in ("first", "last"):
+        wide, narrow = getattr(common, figure), getattr(matched, figure)
+        assert narrow.high - narrow.low < 0.75 * (wide.high - wide.low)
+
+
+def test_a_resample_takes_videos_and_clips_of_the_same_prompts(real: Reference) -> None:
+    """Against sets of vectors that are joined as often as a prompt was drawn."""
+    features = FrameFeatures()
+    drawn = resampling_weights(VIDEOS, resamples=1, seed=5)
+    videos, clips = [], []
+    for seed, times in enumerate(drawn[0].int().tolist()):
+        video = features(pixels(clip(seed, torch.arange(96) / 16)))[:16]
+        frames = torch.arange(0, 16, 2) / 16
+        shown = [features(pixels(clip(seed, frames, motion=motion))) for motion in range(8)]
+        videos += [video] * times
+        clips += shown * times
+    plain = frechet_distance(*(Moments.of(torch.cat(vectors)).gaussian() for vectors in (clips, videos)))
+    own = figures_module._quality(statistics("faithful"), real.prompts, drawn)
+    torch.testing.assert_close(own[0, 0], plain)
+
+
+def test_a_reference_of_other_prompts_is_refused(real: Reference) -> None:
+    with pytest.raises(EvaluationError, match="real clips of 23 prompts for 24 videos"):
+        drift_figures(statistics("faithful"), real.prompts[:-1])

@@ -35,7 +35,7 @@ REPORT = DriftReport(
     seeds=[2**62 + 1, 3],
     seed=5,
     window_frames=80,
-    reference_clips=512,
+    reference_clips=16,
     backbone="mini",
     weights_sha256="ab" * 32,
     device="cpu",
@@ -68,7 +68,7 @@ def test_page_has_a_line_a_policy_at_every_horizon_and_says_how() -> None:
         f"- Backbone: mini, weights SHA-256 `{'ab' * 32}`",
         "- Generated on: cpu, float32",
         "- Videos: 2 a policy, of 240 s, one a prompt, seed 5",
-        "- Reference: 512 held-out real clips of 80 frames",
+        "- Reference: 16 held-out real clips of 80 frames of each prompt",
     ):
         assert part in page
 

@@ -103,11 +103,11 @@ class Toy(Backbone):
     def weights_digest(self) -> str:
         return f"{self.options.weights_seed:064x}"
 
-    def reference_clips(self, count: int, frames: int) -> Iterator[Tensor]:
+    def reference_clips(self, prompts: Sequence[str], each: int, frames: int) -> Iterator[Tensor]:
         if not self.options.reference:
-            yield from super().reference_clips(count, frames)
+            yield from super().reference_clips(prompts, each, frames)
         random = torch.Generator().manual_seed(1)
-        for _ in range(count):
+        for _ in range(len(prompts) * each):
             first = self.decoder()(torch.randn(1, 1 + -(-frames // 4), *self.latent_shape, generator=random))
             yield first[0, :frames]
 

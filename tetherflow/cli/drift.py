@@ -64,8 +64,11 @@ def command(
         int, typer.Option(min=1, metavar="N", help="Videos that are generated together.")
     ] = 8,
     reference_clips: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Held-out real clips that quality is judged against.")
-    ] = 512,
+        int,
+        typer.Option(
+            min=2, metavar="N", help="Held-out real clips of each prompt that quality is judged against."
+        ),
+    ] = 16,
     changes: Overrides = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the figures go, and what is kept to go on from.")

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import torch
 
-from tetherflow.backbone import Backbone
 from tetherflow.errors import EvaluationError
 from tetherflow.evaluate.bootstrap import Estimate
-from tetherflow.evaluate.features import FrameFeatures
-from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios, real_against_real
+from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios
 from tetherflow.evaluate.frechet import Moments
 from tetherflow.evaluate.measure import measure
+from tetherflow.evaluate.reference import Reference
 from tetherflow.evaluate.shelf import Shelf
 from tetherflow.evaluate.windows import WindowPlan, WindowStatistics
 from tetherflow.plugins import load_backbone
@@ -28,8 +26,8 @@ from tetherflow.rollout.open_session import Backbones, first_device, threads_for
 from tetherflow.rollout.progress import RolloutProgress
 from tetherflow.rollout.writers import require_writable
 
-REFERENCE_CLIPS: Final = 512
-"""Held-out real clips that quality is judged against, unless another number is asked for."""
+REFERENCE_CLIPS: Final = 16
+"""Held-out real clips of each prompt that quality is judged against, unless another number is asked for."""
 
 
 @attrs.frozen
@@ -68,12 +66,12 @@ class DriftReport:
 
     Attributes:
         policies: in the order given; the first is what the others are compared with.
-        real: what real clips score against each other, as many as there are videos.
+        real: what real clips score, one of each prompt held against the others.
         prompts: what the videos show, one video a prompt.
         seeds: seed of each video's noise; made of `seed` and the prompt.
         seed: the seed given.
         window_frames: video frames of a window.
-        reference_clips: real clips that quality was judged against.
+        reference_clips: real clips of each prompt that quality was judged against.
         backbone: name of the model.
         weights_sha256: of its weights.
         device: where the videos were generated, in words.
@@ -198,37 +196,36 @@ def measure_drift(
         recipes: made by `with_prompts`, all with the same prompts; the first is the baseline.
         horizons: where the last windows end, in seconds.
         folder: where statistics are kept; it is made if it is not there.
-        reference_clips: held-out real clips that quality is judged against; at least two. Figures against
-            fewer than the default number are for trying things out.
+        reference_clips: held-out real clips of each prompt that quality is judged against; at least two.
+            Figures against fewer than the default number are for trying things out.
         backbones: those that are loaded already.
         progress: makes the display of one recipe's progress.
 
     Raises:
         EvaluationError: The recipes cannot be compared, or a horizon does not fit.
-        TetherflowError: The backbone ships no real clips, or a recipe cannot be run.
+        TetherflowError: The backbone ships no real clips of the prompts, or a recipe cannot be run.
         OutputError: The folder cannot be written.
         KeyboardInterrupt: A signal stopped it; what was measured is kept.
     """
     check_comparable(recipes)
-    if reference_clips < 2:
-        raise EvaluationError(f"{reference_clips} reference clips are no distribution; give at least two")
     plan = plan_windows(recipes[0], horizons)
     devices = [first_device(recipe) for recipe in recipes]
     require_writable(folder)
     backbones = backbones or Backbones()
     loaded = [backbones.of(recipe, device) for recipe, device in zip(recipes, devices, strict=True)]
     with threads_for(recipes[0]):
-        clips = reference_moments(loaded[0], reference_clips, plan.spans[0][1])
+        items = items_of(recipes[0])
+        prompts = [item.prompt for item in items]
+        reference = Reference.of(loaded[0], prompts, reference_clips, plan.spans[0][1])
         statistics = []
         for index, (recipe, device, backbone) in enumerate(zip(recipes, devices, loaded, strict=True)):
             shelf = Shelf.of(folder, recipe, plan, backbone, device)
             label = f"{recipe.output.name} ({index + 1}/{len(recipes)})"
             statistics.append(measure(recipe, plan, shelf, backbone, progress(), label))
-        items = items_of(recipes[0])
         return DriftReport(
-            policies=_policies(recipes, statistics, clips.union()),
-            real=real_against_real(clips, min(len(items), reference_clips // 2)),
-            prompts=[item.prompt for item in items],
+            policies=_policies(recipes, statistics, reference.prompts),
+            real=reference.against_itself(),
+            prompts=prompts,
             seeds=[item.seed for item in items],
             seed=recipes[0].rollout.seed,
             window_frames=plan.spans[0][1],
@@ -268,24 +265,3 @@ def _shares(
         return [None] * len(known)
     ratios = drift_ratios(own, baseline, reference)
     return [ratio if drifting else None for ratio, drifting in zip(ratios, known, strict=True)]
-
-
-def reference_moments(backbone: Backbone, count: int, frames: int) -> Moments:
-    """Moments of held-out real clips, batch dimension `[count]`.
-
-    Args:
-        backbone: what the clips belong to.
-        count: how many.
-        frames: length of a clip in video frames: that of a window.
-
-    Raises:
-        TetherflowError: The backbone ships no clips.
-    """
-    features = FrameFeatures()
-    clips = [features(clip) for clip in backbone.reference_clips(count, frames)]
-    if len(clips) != count or any(len(clip) != frames for clip in clips):
-        raise EvaluationError(
-            f"{type(backbone).__name__} gave {len(clips)} reference clips, or clips of another length; "
-            f"{count} of {frames} frames were asked for"
-        )
-    return Moments.of(torch.stack(clips))

@@ -4,9 +4,9 @@ Definitions, for a set of videos and one horizon; "first" is their first 5 s, "l
 horizon:
 
 quality
-    Fréchet distance between the features of all frames of the window and those of held-out real clips.
-    Smaller is better; 0 is out of reach, since few videos never cover the distribution (see
-    `real_against_real`).
+    Fréchet distance between the features of all frames of the window and those of held-out real clips of the
+    same prompts, as many of each prompt as of any other. Smaller is better; 0 is out of reach, since few
+    videos never cover the distribution (see `Reference.against_itself`).
 drift
     Quality of the last window less that of the first.
 colour shift
@@ -71,16 +71,19 @@ def drift_figures(
 ) -> list[HorizonFigures]:
     """Compute the figures at every horizon.
 
-    The intervals tell how the figures would vary with other prompts, and as many; the reference stays fixed.
+    The intervals tell how the figures would vary with other prompts, and as many. A resample of the prompts
+    takes videos and real clips of the same prompts: were the real clips to stay, the mix of colours that the
+    prompts happen to ask for, which no policy decides, would be most of a figure and of its interval.
 
     Args:
-        statistics: of the videos of a policy, one or more per prompt.
-        reference: moments of the real frames' features, no batch dimension.
+        statistics: of the videos of a policy, one a prompt.
+        reference: moments of the real frames' features of each prompt, batch dimension `[P]`, in the videos'
+            order.
         resamples: how many bootstrap resamples.
         seed: of the resamples; the same for every policy that is to be compared.
 
     Raises:
-        EvaluationError: fewer than two videos, or a figure is not finite.
+        EvaluationError: fewer than two videos, a reference of other prompts, or a figure is not finite.
     """
     weights = _weights(statistics.videos, resamples, seed)
     quality = _quality(statistics, reference, weights)
@@ -116,7 +119,7 @@ def drift_ratios(
     Args:
         statistics: of the policy.
         baseline: of the policy it is compared with, for the same prompts and seeds in the same order.
-        reference: moments of the real frames' features, no batch dimension.
+        reference: moments of the real frames' features of each prompt, batch dimension `[P]`.
         resamples: how many bootstrap resamples; the prompts are drawn alike for both.
         seed: of the resamples.
 
@@ -133,31 +136,6 @@ def drift_ratios(
     return [_estimate(ratios) for ratios in (drifts[0] / drifts[1]).T]
 
 
-def real_against_real(clips: Moments, videos: int, *, resamples: int = 200, seed: int = 0) -> Estimate:
-    """The quality that real clips would score: what a perfect model cannot be told from.
-
-    Args:
-        clips: moments of K real clips, batch dimension `[K]`; each as long as a window.
-        videos: how many clips are held against the others; as many as the policies have videos.
-        resamples: how many random splits.
-        seed: of the splits.
-
-    Returns:
-        Mean, 2.5 % and 97.5 % quantile of the distance between `videos` clips and the others.
-
-    Raises:
-        EvaluationError: no more than `videos` clips.
-    """
-    count = len(clips.count)
-    if not 0 < videos < count:
-        raise EvaluationError(f"{videos} real clips cannot be held against the others of {count}")
-    order = torch.rand(resamples, count, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
-    held = torch.zeros(resamples, count, dtype=torch.float64).scatter_(1, order[:, :videos], 1.0)
-    distances = frechet_distance(clips.combine(1 - held).gaussian(), clips.combine(held).gaussian())
-    low, high = torch.quantile(distances, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(distances.mean()), low, high)
-
-
 def _weights(videos: int, resamples: int, seed: int) -> torch.Tensor:
     """Rows of weights `[1 + R, P]`: first every video once, then the resamples."""
     drawn = resampling_weights(videos, resamples=resamples, seed=seed)
@@ -170,6 +148,11 @@ def _estimate(figure: torch.Tensor) -> Estimate:
 
 
 def _quality(statistics: WindowStatistics, reference: Moments, weights: torch.Tensor) -> torch.Tensor:
-    """Fréchet distances `[1 + R, W]` of each resample and window to the reference."""
-    sets = statistics.features.combine(weights)
-    return frechet_distance(reference.gaussian(), sets.gaussian())
+    """Fréchet distances `[1 + R, W]` of each resample and window to the real clips of the same prompts."""
+    if len(reference.count) != statistics.videos:
+        raise EvaluationError(
+            f"there are real clips of {len(reference.count)} prompts for {statistics.videos} videos; "
+            f"a video is judged against those of its own prompt"
+        )
+    real = reference.combine(weights[:, None])
+    return frechet_distance(real.gaussian(), statistics.features.combine(weights).gaussian())

@@ -60,10 +60,6 @@ class Moments:
         w = weights.double()
         return Moments(*(torch.tensordot(w, m, dims=1) for m in (self.count, self.total, self.outer)))
 
-    def union(self) -> Moments:
-        """Moments of the union of all sets along the first batch dimension."""
-        return Moments(self.count.sum(dim=0), self.total.sum(dim=0), self.outer.sum(dim=0))
-
     def mean(self) -> torch.Tensor:
         """The mean vectors, float64 `[..., D]`."""
         return self.total / self.count[..., None]
@@ -99,7 +95,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> torch.Tensor:
     """The squared Fréchet distance, |μa − μb|² + tr(Ca + Cb − 2 (Ca^½ Cb Ca^½)^½).
 
     Args:
-        a: one distribution or a batch; give the unbatched one first, since its root is the dearer half.
+        a: one distribution or a batch; give the smaller batch first, since its root is the dearer half.
         b: likewise; the batch dimensions broadcast.
 
     Returns:

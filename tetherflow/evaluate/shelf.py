@@ -31,12 +31,17 @@ from tetherflow.rollout.writers import safe_name
 
 _DECISIVE: Final = (
     "tetherflow.cache",
-    "tetherflow.evaluate",
     "tetherflow.pipeline",
     "tetherflow.rollout",
     "tetherflow.scheduling",
+    "tetherflow.evaluate.feature_weights",
+    "tetherflow.evaluate.features",
+    "tetherflow.evaluate.frechet",
+    "tetherflow.evaluate.measure",
+    "tetherflow.evaluate.windows",
 )
-"""Modules and packages of the framework whose code decides what is generated and measured."""
+"""Modules and packages of the framework whose code decides what is generated and what is kept of it; how
+figures are made of that does not count."""
 
 
 @attrs.frozen

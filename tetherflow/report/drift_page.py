@@ -54,7 +54,8 @@ def _conditions(report: DriftReport) -> str:
         f"- Generated on: {report.device}, {dtypes}\n"
         f"- Videos: {len(report.prompts)} a policy, of {horizon:g} s, one a prompt, seed {report.seed}; "
         f"the same prompts and noise for all\n"
-        f"- Reference: {report.reference_clips} held-out real clips of {report.window_frames} frames\n"
+        f"- Reference: {report.reference_clips} held-out real clips of {report.window_frames} frames "
+        f"of each prompt\n"
     )
 
 

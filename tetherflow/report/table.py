@@ -47,7 +47,7 @@ def drift_table(
         raise EvaluationError("a table needs at least one policy, and the same horizons for all")
     parts = []
     if real is not None:
-        parts.append(f"Real clips against real clips, as many as there are videos: {real:.3f}.")
+        parts.append(f"Real clips, one of each prompt against the others of the same prompts: {real:.3f}.")
     header = [
         "policy",
         "first 5 s",

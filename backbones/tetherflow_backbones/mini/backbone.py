@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tetherflow.backbone import BackboneOptions, SamplerSettings
 from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
+from tetherflow_backbones.mini.references import clip_seeds, subject_of
 from tetherflow_backbones.mini.scenes import held_out_seeds, render_bytes, sample_scenes
 from tetherflow_backbones.mini.weights import FILES, PACKAGED, load, sha256
 from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
@@ -70,12 +71,17 @@ class Mini(CausalWanBackbone):
         hashes = [sha256(self._folder / name) for name in (*FILES, "config.json")]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-    def reference_clips(self, count: int, frames: int) -> Iterator[Tensor]:
-        """Held-out rendered clips, each uint8 `[frames, 3, H, W]`; those of the first `sample_prompts`."""
+    def reference_clips(self, prompts: Sequence[str], each: int, frames: int) -> Iterator[Tensor]:
+        """Held-out rendered clips of prompts, each uint8 `[frames, 3, H, W]`: their words, other motions.
+
+        Raises:
+            PromptError: A prompt does not name two figures and a field.
+        """
         device = self._words.places.device
-        for index in range(count):
-            scene = sample_scenes(held_out_seeds(index, 1, device))
-            yield render_bytes(scene, frames, self._frame)[0]
+        subjects = [subject_of(prompt) for prompt in prompts]
+        for prompt, subject in zip(prompts, subjects, strict=True):
+            for seed in clip_seeds(prompt, each, device).split(1):
+                yield render_bytes(sample_scenes(seed, subject), frames, self._frame)[0]
 
     def sample_prompts(self, count: int) -> list[str]:
         """Held-out prompts: the sentences of the first `count` held-out scenes."""

@@ -49,6 +49,21 @@ _EDGE = 1.5  # pixels over which a figure's edge fades: sharp to the eye, no sta
 
 
 @attrs.frozen
+class Subject:
+    """What a sentence says of a scene; all else is left to chance.
+
+    Attributes:
+        colours: Indices into `COLOURS`, the back figure's first.
+        shapes: Indices into `SHAPES`, likewise.
+        field: Index of the background's colour.
+    """
+
+    colours: tuple[int, int]
+    shapes: tuple[int, int]
+    field: int
+
+
+@attrs.frozen
 class Scenes:
     """A batch of scenes; lengths are in widths of the frame, times in seconds, colours in 0..1.
 
@@ -99,8 +114,8 @@ def held_out_seeds(start: int, count: int, device: torch.device | str = "cpu") -
     return torch.arange(start, start + count, device=device, dtype=torch.int64) % HELD_OUT + HELD_OUT
 
 
-def sample_scenes(seeds: Tensor) -> Scenes:
-    """The scenes of int64 seeds `[N]`, on the seeds' device."""
+def sample_scenes(seeds: Tensor, subject: Subject | None = None) -> Scenes:
+    """The scenes of int64 seeds `[N]`, on the seeds' device; of one subject, if it is given."""
     draws = iter(_uniform(seeds, 30).unbind(1))
     palette = torch.tensor(list(PALETTE.values()), device=seeds.device, dtype=torch.float32) / 255
 
@@ -117,6 +132,10 @@ def sample_scenes(seeds: Tensor) -> Scenes:
     colour = torch.stack([back, front], dim=1)
 
     shape = (vector(2) * len(SHAPES)).long()
+    if subject is not None:
+        field = torch.full_like(field, subject.field)
+        colour = torch.tensor(subject.colours, device=seeds.device).expand_as(colour)
+        shape = torch.tensor(subject.shapes, device=seeds.device).expand_as(shape)
     template = (next(draws) * len(TEMPLATES)).long()
     angle = next(draws) * (2 * math.pi)
     figure_rgb = (palette[colour] + (vector(2, 3) - 0.5) * 0.08).clamp(0, 1)

@@ -29,14 +29,19 @@ _WORD = re.compile(r"[^\W_]+")
 _LONGEST_READ = 4096  # characters; text_len words fit many times over
 
 
+def words_of(prompt: str) -> list[str]:
+    """Words of a prompt, lower-cased; punctuation and symbols separate words."""
+    return _WORD.findall(prompt[:_LONGEST_READ].lower())
+
+
 def tokenise(prompts: Sequence[str], text_len: int) -> Tensor:
     """Words of each prompt as rows of the vocabulary, int64 `[B, text_len]`, padded with `PAD`.
 
-    Lower-cased; punctuation and symbols separate words; words beyond `text_len` are dropped.
+    Words beyond `text_len` are dropped.
     """
     rows = []
     for prompt in prompts:
-        words = _WORD.findall(prompt[:_LONGEST_READ].lower())[:text_len]
+        words = words_of(prompt)[:text_len]
         row = [_INDEX.get(word, UNKNOWN) for word in words]
         rows.append(row + [PAD] * (text_len - len(row)))
     return torch.tensor(rows, dtype=torch.int64).reshape(len(prompts), text_len)

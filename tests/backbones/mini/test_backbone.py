@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tetherflow.errors import PromptError
 from tetherflow_backbones.mini import Mini
 from tetherflow_backbones.mini.config import MINI, TINY
 from tetherflow_backbones.mini.weights import FILES, PACKAGED
@@ -30,9 +31,25 @@ def test_shapes_fit_together(tiny: Mini) -> None:
     assert tiny.encode_video(frames).shape == (2, 3, *tiny.latent_shape)
 
 
-def test_references_are_those_of_the_prompts(tiny: Mini) -> None:
-    clips = list(tiny.reference_clips(3, 5))
-    assert [tuple(clip.shape) for clip in clips] == [(5, 3, 32, 32)] * 3
+def test_references_show_the_prompts(tiny: Mini) -> None:
+    prompts = ["a red circle and a blue square on a green field", "on white, a pink square and a red circle"]
+    clips = torch.stack(list(tiny.reference_clips(prompts, 4, 5)))
+    assert clips.shape == (8, 5, 3, 32, 32)
+    assert len({clip.numpy().tobytes() for clip in clips}) == 8
+    red, green, blue = clips.float().mean(dim=(1, 3, 4)).unbind(1)
+    assert bool((green > torch.maximum(red, blue))[:4].all())
+    assert bool((torch.stack([red, green, blue]).min(dim=0).values > 100)[4:].all())
+    # A prompt's clips are its own, whatever is asked for besides.
+    assert torch.equal(torch.stack(list(tiny.reference_clips(prompts[1:], 2, 5))), clips[4:6])
+
+
+def test_prompts_that_cannot_be_rendered_are_told(tiny: Mini) -> None:
+    for prompt in ("a cat", "a red circle on a green field", "a red circle and a blue square"):
+        with pytest.raises(PromptError, match=f"cannot render '{prompt}'.*name two figures and a field"):
+            next(tiny.reference_clips(["a red circle and a blue square on green", prompt], 1, 5))
+
+
+def test_held_out_prompts_differ(tiny: Mini) -> None:
     assert len(set(tiny.sample_prompts(32))) > 16
     assert tiny.sample_prompts(3) == tiny.sample_prompts(5)[:3]
 
@@ -60,7 +77,7 @@ def test_the_packaged_model_is_small_and_loads() -> None:
 
 def test_the_packaged_autoencoder_reconstructs_held_out_clips() -> None:
     mini = Mini(Mini.Options(), device=CPU)
-    clip = next(mini.reference_clips(1, 33))
+    clip = next(mini.reference_clips(mini.sample_prompts(1), 1, 33))
     decoded = mini.decoder()(mini.encode_video(clip[None]))[0]
     error = (decoded.float() - clip.float()).square().mean()
     assert 10 * torch.log10(255**2 / error) > 25
