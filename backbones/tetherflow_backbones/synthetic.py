@@ -64,7 +64,6 @@ class Synthetic(CausalWanBackbone):
             transformer = CausalWanTransformer(arch).to(dtype)
         self._use(_filled(transformer, device, generator), options.latent_size, parity=parity)
         self._generator = generator
-        self._vae: WanVAE | None = None
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Random embeddings `[B, text_len, text_dim]`, each prompt's its own."""
@@ -96,6 +95,7 @@ class Synthetic(CausalWanBackbone):
                 vae = WanVAE.from_config({"base_dim": self.options.vae_width})
             network = _filled(vae.network.to(self._dtype), self._device, self._generator)
             self._vae = WanVAE(network, vae.frames_per_call)
+            self._vae.tune(self._tuning)
         return self._vae
 
 

@@ -15,6 +15,9 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
 from torch import Tensor, nn
 
+from tetherflow.tuning import Tuning
+from tetherflow_backbones.wan_vae_compiled import compile_blocks, restore_blocks
+
 TEMPORAL = 4
 """Video frames a latent frame stands for; the first stands for one."""
 
@@ -75,6 +78,20 @@ class WanVAE:
     def decoder(self) -> WanDecoder:
         """A new stream's decoder."""
         return WanDecoder(self)
+
+    @torch.inference_mode(False)  # as in moving: parameters are laid out anew
+    def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
+        """Decode as a recipe's runtime asks.
+
+        Args:
+            tuning: what it asks; of it, only `compile` and `chunk_frames` matter.
+            backend: compiler, where it asks to compile.
+        """
+        decoder = self.network.decoder
+        if tuning.compile:
+            compile_blocks(decoder, min(tuning.chunk_frames, self.frames_per_call), backend)
+        else:
+            restore_blocks(decoder)
 
     def rest(self) -> None:
         """Move the network to the host's memory; it comes back when it encodes or decodes next."""

@@ -6,16 +6,23 @@ import torch
 
 from tetherflow.backbone import Backbone
 from tetherflow.cache import CacheShape
+from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan.rotary import WanRotary
 from tetherflow_backbones.causal_wan.transformer import CausalWanTransformer
+from tetherflow_backbones.wan_vae import WanVAE
 
 
 class CausalWanBackbone(Backbone):
-    """A backbone whose transformer is the causal Wan one; what follows from its sizes is here."""
+    """A backbone whose transformer is the causal Wan one; what follows from its sizes is here.
+
+    A subclass may load its video autoencoder when it is first used, and then tunes it as `_tuning` says.
+    """
 
     _transformer: CausalWanTransformer
     _rotary: WanRotary
     _latent_size: tuple[int, int]
+    _vae: WanVAE | None = None
+    _tuning: Tuning = Tuning()
 
     def _use(self, transformer: CausalWanTransformer, latent_size: tuple[int, int], *, parity: bool) -> None:
         """Take in the loaded transformer; to be called by constructors.
@@ -33,6 +40,17 @@ class CausalWanBackbone(Backbone):
         self._rotary = WanRotary(
             arch.head_dim, arch.grid(*latent_size), torch.float64 if parity else torch.float32
         )
+
+    def tune(self, tuning: Tuning) -> None:
+        """Compute as a recipe's runtime asks, in the video autoencoder too.
+
+        Raises:
+            KernelError: The device cannot.
+        """
+        super().tune(tuning)
+        self._tuning = tuning
+        if self._vae is not None:
+            self._vae.tune(tuning)
 
     @property
     def transformer(self) -> CausalWanTransformer:

@@ -32,6 +32,8 @@ class Mini(CausalWanBackbone):
             default=PACKAGED, description="Folder with the weights; the bundled ones if omitted."
         )
 
+    _vae: WanVAE
+
     def __init__(
         self,
         options: BackboneOptions,

@@ -77,7 +77,6 @@ class PublishedWan(CausalWanBackbone):
         )
         self._use(transformer, options.latent_size, parity=parity)
         self._prompts: PromptEncoder | None = None
-        self._vae: WanVAE | None = None
 
     @classmethod
     def published_files(cls) -> tuple[PublishedFile, ...]:
@@ -132,6 +131,7 @@ class PublishedWan(CausalWanBackbone):
             dtypes = {"auto": self._dtype, "float32": torch.float32, "bfloat16": torch.bfloat16}
             path = self._part(self.options.vae, VAE, "vae")
             self._vae = load_vae(path, device=self._device, dtype=dtypes[self.options.vae_precision])
+            self._vae.tune(self._tuning)
         return self._vae
 
     def _lora(self) -> Path | None:
