@@ -86,3 +86,13 @@ def test_every_fixture_is_told() -> None:
     names = [name for name in vars(fixtures) if name.startswith("tetherflow_")]
     assert [name for name in names if f"`{name}`" not in PAGE] == []
     assert len(names) == 4
+
+
+@pytest.mark.parametrize("stage", ["ForgetsAtOnce", "RemembersQueries"])
+def test_what_the_page_shows_of_switches_and_side_stores_conforms(stage: str, tmp_path: Path) -> None:
+    module = tmp_path / "shown.py"
+    imports = "from collections.abc import Mapping\nimport torch\nfrom torch import Tensor\n"
+    module.write_text(f"{imports}from tetherflow import *\n" + block(f"class {stage}"))
+    subject = Subject.of(runpy.run_path(str(module))[stage], examples=2)
+    for rule in RULES:
+        rule(subject)

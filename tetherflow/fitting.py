@@ -137,6 +137,8 @@ def uses_of(
         eager=evict.eager,
         raw=reads or merges or select is not None or "place" in hooks or "revise" in hooks,
         statistics=scores or edits or measures,
+        key_norms=any(isinstance(stage, Scorer) and stage.reads_norms for stage in stages),
         decides_at=None if select is None else select.decides_at,
         metadata=metadata,
+        whole_frames=next((stage.name for stage in stages if stage.whole_frames), None),
     )

@@ -40,6 +40,8 @@ class Stage:
     """What is noted of each unit: name, and the value of a new unit. The stages of a policy share them."""
     reads_keys: bool = False
     """Whether this stage reads keys though nothing is recalled; they are then kept unrotated, too."""
+    whole_frames: bool = False
+    """Whether this stage takes no units smaller than a frame: a cache of tokens or bands is then refused."""
 
     def __init__(self, options: StageOptions | None = None, *, name: str | None = None) -> None:
         self.options = self.Options() if options is None else options
@@ -80,6 +82,8 @@ class Scorer(Stage):
     """Names of the scorers whose scores this one builds on; they come before it in the recipe."""
     needs_query: bool = False
     """Whether it reads the pass's queries; memory cannot then be decided as a chunk begins."""
+    reads_norms: bool = False
+    """Whether it reads `candidates.key_norms`; they are then kept, and no key is read again."""
 
 
 class Selector(Stage):

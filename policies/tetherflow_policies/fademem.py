@@ -44,6 +44,7 @@ class FadeMem(Selector):
     fixed = ("window",)
     metadata: ClassVar[Mapping[str, float]] = {SPAN: 1.0, SHIFT: 0.0}
     blends = True
+    whole_frames = True
     decides_at = 0  # ages are the same in every layer
 
     def check_layout(self, layout: Layout) -> None:
@@ -85,8 +86,6 @@ class FadeMem(Selector):
     @hookimpl
     def place(self, slots: Slots) -> Placement:
         """Put the chunk at the window's end, and the others at their faded distances before it."""
-        if slots.layout.parts > 1:
-            raise LayoutError("'fademem' merges whole frames; set the cache's unit to frame")
         chunk = len(slots.current)
         first = self.options.window - chunk
         history = slots.current.start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -29,9 +28,9 @@ class KeyNorm(Scorer):
         weight: float = Field(default=1.0, gt=0, description="Weight w beside other scores.")
 
     options: Options
+    reads_norms = True
 
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:
         """Minus the weighted mean norm of each candidate's keys, `[B, N]`."""
-        norms: Tensor = torch.linalg.vector_norm(candidates.read_keys(), dim=-1, dtype=torch.float32)
-        return -self.options.weight * norms.mean(dim=(2, 3))
+        return -self.options.weight * candidates.key_norms.mean(dim=2)

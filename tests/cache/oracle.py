@@ -268,6 +268,19 @@ class Oracle:
             for cell in cells:
                 cell.make_room(frames, self.rules)
 
+    def flush(self, newest: int) -> None:
+        """Let go of all but the sink and so many of the newest frames."""
+        for cell in [cell for cells in self.cells for cell in cells]:
+            sink, rest = cell.frames[: cell.layout.sink], cell.frames[cell.layout.sink :]
+            cell.frames = sink + rest[-newest:]
+            cell.dropped += [frame.origin for frame in rest[:-newest]]
+
+    def rewrite(self, newer: int, tensors: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Give one frame, `newer` before the newest, other keys and values."""
+        for cell in [cell for cells in self.cells for cell in cells]:
+            _, key, value = (x[cell.row].double() for x in tensors[cell.layer])
+            cell.frames[-1 - newer] = Frame(cell.frames[-1 - newer].origin, key, value)
+
     def commit(self) -> None:
         self.context = True
 

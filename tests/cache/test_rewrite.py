@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.cache.drive import assert_same, contents
 from tests.cache.plugins import tethercache
-from tetherflow import hookimpl
+from tetherflow import Slots, hookimpl
 from tetherflow.cache import CacheEngine, Layout, Positions, Unit
 from tetherflow.cache.events import Event, How
 from tetherflow.errors import LayoutError, TetherflowError
@@ -203,3 +203,32 @@ def test_nothing_is_written_anew_while_a_chunk_is_made() -> None:
     engine.begin(2)
     with pytest.raises(TetherflowError, match="rewrite was called in phase 'denoise'"):
         engine.rewrite(1)
+
+
+def test_what_a_flush_leaves_beyond_recent_is_memory() -> None:
+    """Two frames stay, of which recent has room for one: the other was recalled, or is about to be."""
+    engine = MODEL.engine(Layout(1, 2, 1), tethercache())
+    for _ in range(9):
+        run_chunk(engine, MODEL.random_pass(generators(1)[:1], 1), 1)
+    held = engine.origins()[0, 0].tolist()
+    engine.switch(Event("flush", 9))
+    assert engine.origins()[0, 0].tolist() == [0, *held[-2:]]
+    assert (engine.regions.memory, engine.regions.recent) == (range(1, 2), range(2, 3))
+    assert engine.rewritable == 1
+
+
+def test_units_of_a_frame_may_be_placed_apart() -> None:
+    """In their own chunk they stand where the first of them does, and from then on where they are placed."""
+
+    class ByRank(SinkWindow):
+        @hookimpl
+        def place(self, slots: Slots) -> list[int]:
+            return list(range(slots.held))
+
+    engine = MODEL.engine(Layout(0, 0, 3), Pipeline(ByRank()), unit="token")
+    for _ in range(2):
+        run_chunk(engine, MODEL.random_pass(generators(1)[:1], 1), 1)
+    for store in engine.layers:
+        keys, read = (store.take(buffer, store.order) for buffer in (store.keys, store.read_keys))
+        positions = torch.tensor([0, 1, 2, 3, 4, 4, 4, 4])
+        torch.testing.assert_close(read, MODEL.rotary.turn(keys, positions))

@@ -13,12 +13,13 @@ SHAPE = StoreShape(batch=2, budget=4, pending=2, tokens=3, heads=1, head_dim=2)
 
 
 def store(rotated: bool = True, pooled: bool = True) -> LayerStore:
-    made = LayerStore(SHAPE, dtype=torch.float32, device=torch.device("cpu"), rotated=rotated, pooled=pooled)
+    kept = {"rotated": rotated, "pooled": pooled, "normed": pooled}
+    made = LayerStore(SHAPE, dtype=torch.float32, device=torch.device("cpu"), **kept)
     generator = torch.Generator().manual_seed(0)
     for buffer in (
         made.keys,
         made.values,
-        *(buffer for buffer in (made.moments, made.rotated) if buffer is not None),
+        *(buffer for buffer in (made.moments, made.norms, made.rotated) if buffer is not None),
     ):
         buffer.copy_(torch.randn(buffer.shape, generator=generator))
     made.origins[:, :4] = torch.tensor([[3, 0, 2, 1], [0, 1, 2, 3]])
@@ -73,7 +74,7 @@ def test_take_copies() -> None:
 def test_move_carries_all_that_belongs_to_a_unit() -> None:
     made, old = store(), store()
     made.move(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[4, 5], [5, 4]]))
-    for name in ("keys", "values", "origins", "moments"):
+    for name in ("keys", "values", "origins", "moments", "norms"):
         buffer, before = getattr(made, name), getattr(old, name)
         assert torch.equal(buffer[0, 4:], before[0, :2])
         assert torch.equal(buffer[1, 4:], before[1, [3, 2]])
@@ -109,6 +110,7 @@ def test_only_what_is_asked_for_is_kept() -> None:
     assert plain.rotated is None
     assert plain.read_keys is plain.keys
     assert plain.moments is None
+    assert plain.norms is None
     assert plain.nbytes < store().nbytes
     assert bool((plain.origins[:, 4:] == EMPTY).all())
 
@@ -119,6 +121,7 @@ def test_statistics_that_are_not_kept_are_computed() -> None:
     for found, expected in zip(plain.statistics(plain.order), kept.statistics(kept.order), strict=True):
         torch.testing.assert_close(found.mean, expected.mean)
         torch.testing.assert_close(found.variance, expected.variance)
+    torch.testing.assert_close(plain.key_norms(plain.order), kept.key_norms(kept.order))
 
 
 @pytest.mark.parametrize("head_dim", [1, 2, 3, 8])
@@ -137,3 +140,13 @@ def test_units_of_any_size_are_moved_bit_for_bit(head_dim: int, dtype: torch.dty
     bits = torch.int32 if dtype == torch.float32 else torch.int16
     assert torch.equal(made.keys.view(bits), expected.view(bits))
     assert torch.equal(made.rotated[rows, target].view(bits), expected[rows, target].view(bits))
+
+
+def test_norms_of_half_precision_are_summed_in_float32() -> None:
+    half = LayerStore(SHAPE, dtype=torch.float16, device=torch.device("cpu"), rotated=True, pooled=False)
+    half.keys.copy_(1000 * torch.randn(half.keys.shape))
+    half.origins[:, :4] = torch.arange(4)
+    half.sort(4)
+    found = half.key_norms(half.order)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, half.keys[:, :4].float().norm(dim=-1).mean(dim=2))

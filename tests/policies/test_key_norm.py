@@ -7,60 +7,60 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from pydantic import ValidationError
 from torch import Tensor
 
-from tetherflow import Candidates
-from tetherflow.testing import Model
+from tetherflow import Candidates, Layout
+from tetherflow.pipeline import Pipeline
+from tetherflow.testing import Model, candidates, run, write_script
+from tetherflow_policies.grab import TopM
 from tetherflow_policies.key_norm import KeyNorm
+from tetherflow_policies.recall_window import RecallWindow
+from tetherflow_policies.tame import Tame
 
 
-def candidates(keys: Tensor) -> Candidates:
-    """Candidates with keys `[B, N, T, H, D]`."""
-    return Candidates(
-        layer=0,
-        chunk=0,
-        capacity=1,
-        residents=1,
-        origins=torch.arange(keys.shape[1]).expand(keys.shape[0], -1),
-        mean_keys=keys.mean(dim=2),
-        read_keys=lambda: keys,
-        read_values=lambda: keys,
-    )
+def mean_norms(units: Tensor) -> list[list[float]]:
+    """Mean over tokens and heads of the norm of each unit's keys `[B, n, T, H, D]`."""
+    return [
+        [
+            sum(math.sqrt(sum(x * x for x in head)) for token in unit for head in token)
+            / (len(unit) * len(unit[0]))
+            for unit in row
+        ]
+        for row in units.tolist()
+    ]
 
 
-@given(
-    shape=st.tuples(*[st.integers(1, 3)] * 4, st.sampled_from([2, 6])),
-    weight=st.sampled_from([0.1, 1.0, 3.0]),
-    seed=st.integers(0, 1000),
-)
-def test_score_is_minus_the_mean_norm(
-    shape: tuple[int, int, int, int, int], weight: float, seed: int
-) -> None:
-    keys = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    score = KeyNorm(KeyNorm.Options(weight=weight)).score(candidates(keys))
-    for row, units in enumerate(keys.tolist()):
-        wanted = []
-        for unit in units:
-            norms = [math.sqrt(sum(x * x for x in head)) for token in unit for head in token]
-            wanted.append(-weight * sum(norms) / len(norms))
-        assert score[row].tolist() == pytest.approx(wanted, rel=1e-5)
+@settings(max_examples=20)
+@given(shown=candidates(), weight=st.sampled_from([0.1, 1.0, 3.0]))
+def test_score_is_minus_the_mean_norm(shown: Candidates, weight: float) -> None:
+    score = KeyNorm(KeyNorm.Options(weight=weight)).score(shown)
+    for found, norms in zip(score.tolist(), mean_norms(shown.read_keys()), strict=True):
+        assert found == pytest.approx([-weight * norm for norm in norms], rel=1e-5)
 
 
-def test_rotation_leaves_the_score_as_it_is() -> None:
+@pytest.mark.parametrize("unit", ["frame", "token"])
+def test_norms_that_are_kept_are_those_of_the_keys(unit: str) -> None:
+    """Of edited units, of those written anew, and of those that moved, too."""
+    policy = Pipeline(RecallWindow(), [KeyNorm()], TopM(), [Tame()])
+    engine = Model().engine(Layout(1, 2, 4), policy, batch=2, unit=unit)  # type: ignore[arg-type]
+    script = write_script(Model(), [3, 3, 2] * 4, seeds=[1, 2], switches={6: "recache", 9: "flush"})
+    for chunk in script:
+        run(engine, [chunk])
+        for layer, store in enumerate(engine.layers):
+            kept = store.take(store.norms, store.order)
+            for found, norms in zip(
+                kept.mean(dim=2).tolist(), mean_norms(engine.contents(layer)[0]), strict=True
+            ):
+                assert found == pytest.approx(norms, rel=1e-5)
+
+
+def test_rotation_leaves_the_norms_as_they_are() -> None:
     """So the paper's score of rotated keys is that of the unrotated ones."""
     keys = torch.randn(2, 3, 4, 2, 6)
     turned = Model().rotary.turn(keys, torch.tensor([4, 9, 300]))
-    torch.testing.assert_close(KeyNorm().score(candidates(keys)), KeyNorm().score(candidates(turned)))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
-    keys = (1000 * torch.randn(1, 3, 4, 2, 6)).to(dtype)
-    score = KeyNorm().score(candidates(keys))
-    assert score.dtype == torch.float32
-    torch.testing.assert_close(score, KeyNorm().score(candidates(keys.float())))
+    torch.testing.assert_close(turned.norm(dim=-1), keys.norm(dim=-1))
 
 
 def test_weight_must_be_positive() -> None:

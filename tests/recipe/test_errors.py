@@ -169,3 +169,8 @@ def test_a_sections_problem_is_told_where_its_newest_part_was_written(change: st
     with pytest.raises(RecipeError) as caught:
         load_recipe("tethercache", [change])
     assert str(caught.value).startswith(f"--set {change}: {place}")
+
+
+def test_units_below_a_frame_are_refused_where_a_stage_takes_none() -> None:
+    with pytest.raises(RecipeError, match=r"cache\.unit: 'fademem' keeps whole frames; set it to frame"):
+        load_recipe("fademem", ["backbone.use=toy", "cache.unit=token"])

@@ -39,6 +39,7 @@ from tetherflow.testing.rules import (
     writes_only_its_draft,
 )
 from tetherflow.testing.trial import Rule
+from tetherflow_policies.sink_window import SinkWindow
 
 
 class RepeatsAnIndex(Selector):
@@ -193,6 +194,26 @@ class SpoilsCandidates(Scorer):
         return candidates.mean_keys.mean(dim=(2, 3))
 
 
+class ForgetsByLot(SinkWindow):
+    """Lets as many frames stay at a prompt switch as a die says."""
+
+    @hookimpl
+    def switch(self) -> int:
+        return int(torch.randint(99, ()))
+
+
+class RemembersTheSwitch(SinkWindow):
+    """Jumps in time for good once the prompt has switched, and remembers by itself that it has."""
+
+    jump = 0
+
+    @hookimpl
+    def place(self, slots: Slots) -> list[int]:
+        if slots.event is not None:
+            self.jump = 9
+        return [rank + (self.jump if rank in slots.current else 0) for rank in range(slots.held)]
+
+
 class Silent(Scorer):
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:
@@ -238,6 +259,9 @@ PLANTED: list[tuple[type[Stage], Rule, str]] = [
     (Remembers, decides_the_same_again, "gave another result after another rollout; a stage keeps nothing"),
     (Remembers, continues_from_a_snapshot, "gave another result when a snapshot was continued here; a stage"),
     (CountsRows, treats_samples_apart, "gave another result for sample 1 of the batch than .* sample alone"),
+    (ForgetsByLot, decides_the_same_again, "gave another result when the same rollout was run again; draw"),
+    (RemembersTheSwitch, decides_the_same_again, "gave another result after another rollout; a stage keeps"),
+    (RemembersTheSwitch, continues_from_a_snapshot, "gave another result when a snapshot was continued"),
     (SpoilsScores, writes_only_its_draft, r"changed scores\['kit-spread'\], which is not its own; change a"),
     (SpoilsCandidates, writes_only_its_draft, "changed candidates.mean_keys, which is not its own"),
     (Silent, describes_itself, "has no docstring; its first line is what `tetherflow plugins` shows"),
@@ -248,13 +272,17 @@ PLANTED: list[tuple[type[Stage], Rule, str]] = [
     ),
 ]
 
+OTHER_HOOKS: dict[type[Stage], str] = {ForgetsByLot: "switch", RemembersTheSwitch: "place"}
+"""Hooks at fault that are not the stage's own."""
+
 
 @pytest.mark.parametrize(("stage", "rule", "text"), PLANTED)
 def test_planted_fault_is_caught(stage: type[Stage], rule: Rule, text: str) -> None:
     """By the rule that is there for it, with an error that names the plugin and says what is wrong."""
     with pytest.raises(StageError, match=text) as caught:
         rule(Subject.of(beside_spread if stage is SpoilsScores else stage))
-    assert (caught.value.plugin, caught.value.stage) == (stage.__name__, stage.stage)
+    hook = OTHER_HOOKS.get(stage, stage.stage)
+    assert (caught.value.plugin, caught.value.stage) == (stage.__name__, hook)
 
 
 def test_no_rule_is_without_a_fault() -> None:

@@ -32,6 +32,7 @@ from tetherflow.testing import (
 )
 from tetherflow.testing.companions import Best, Oldest, Scatter, Spread
 from tetherflow.testing.watch import Watch, first_difference
+from tetherflow_policies.fademem import FadeMem
 from tetherflow_policies.grab import TemporalDiversity
 from tetherflow_policies.sliding_window import SlidingWindow
 from tetherflow_policies.tame import Tame
@@ -87,6 +88,22 @@ def test_rollouts_fill_the_cache_and_go_on(rollout: Rollout) -> None:
     assert engine.held == rollout.layout.budget
 
 
+@few
+@given(rollout=rollouts(switches=["recache", "flush"]))
+def test_rollouts_switch_prompts_once_the_cache_is_full(rollout: Rollout) -> None:
+    for chunk, _ in rollout.switches:
+        assert sum(rollout.frames[:chunk]) > rollout.layout.budget
+    policy = complete(Scatter())
+    told: list[tuple[int, str]] = []
+    watch = Watch(policy)
+    run(rollout.engine(policy), rollout.script())
+    for call in watch.calls:
+        event = call.given["slots"].event
+        if event is not None and call.layer == 0:
+            told.append((call.chunk, event.how))
+    assert set(told) <= set(rollout.switches)
+
+
 def test_sample_is_the_same_beside_any_neighbour() -> None:
     both = write_script(Model(), [2, 1], seeds=[3, 4])
     alone = write_script(Model(), [2, 1], seeds=[4])
@@ -133,11 +150,13 @@ def test_stage_of_no_kind_is_refused() -> None:
 
 def test_subject_has_all_regions_and_positions_that_suit() -> None:
     window = Subject.of(SlidingWindow)
-    assert {(layout.sink, layout.memory) for layout, _ in window.setups} == {(0, 0)}
-    assert {positions for _, positions in window.setups} == {"absolute", "block-relative"}
+    assert {(layout.sink, layout.memory) for layout, _, _ in window.setups} == {(0, 0)}
+    assert {positions for _, positions, _ in window.setups} == {"absolute", "block-relative"}
+    assert {unit for _, _, unit in window.setups} == {"frame", "token", 1}
+    assert {unit for _, _, unit in Subject.of(FadeMem).setups} == {"frame"}
     recalling = Subject.of(Tame, chunk=3)
-    assert {positions for _, positions in recalling.setups} == {"absolute", "block-relative"}
-    assert all(layout.memory and layout.recent >= 3 for layout, _ in recalling.setups)
+    assert {positions for _, positions, _ in recalling.setups} == {"absolute", "block-relative"}
+    assert all(layout.memory and layout.recent >= 3 for layout, _, _ in recalling.setups)
 
 
 def test_subject_that_no_regions_suit_is_refused() -> None:

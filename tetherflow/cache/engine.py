@@ -13,7 +13,7 @@ from tetherflow.cache.answers import Selection
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import FLUSH_KEEPS, Event
-from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit
+from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, fitted
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.leaving import Departure, flush, make_room
 from tetherflow.cache.placing import Placing
@@ -63,7 +63,7 @@ class CacheEngine(CacheState):
             third less memory where there is such a buffer, and the same bits.
 
     Raises:
-        LayoutError: The regions do not suit the policy, or units do not divide a frame.
+        LayoutError: The regions or the unit do not suit the policy, or units do not divide a frame.
     """
 
     def __init__(
@@ -83,12 +83,10 @@ class CacheEngine(CacheState):
         chunk_frames: int | None = None,
         share_rotated: bool = False,
     ) -> None:
-        policy.check_layout(layout)
         self.chunk_frames = layout.recent if chunk_frames is None else chunk_frames
-        layout.check_chunk(self.chunk_frames)
         super().__init__(
             shape,
-            layout.in_units(shape.parts(unit)),
+            fitted(layout, policy, shape, unit, self.chunk_frames),
             policy,
             batch=batch,
             positions=positions,
@@ -245,18 +243,17 @@ class CacheEngine(CacheState):
         ranks = range(standing, self.held - frames * self.layout.parts)
         for index in range(len(self.layers)):
             self.drop(index, flush(self._site(index), ranks).dropped)
-        self._history, self._incoming, self._memory = self.held - len(ranks), 0, 0
+        self._history, self._incoming = self.held - len(ranks), 0
+        # Of what stays, what recent has no room for may have come from memory.
+        self._memory = max(0, self._history - standing - self.layout.recent)
         self._stale = ranks.start
         for store in self.layers:
             store.sort(self.held)
 
     @property
     def rewritable(self) -> int:
-        """How many of the newest latent frames `rewrite` may write anew: those of the recent region.
-
-        After a flush that leaves more than that, what is older may have come from memory: other frames.
-        """
-        return min(len(self.regions.recent), self.layout.recent) // self.layout.parts
+        """How many of the newest latent frames `rewrite` may write anew: those of the recent region."""
+        return len(self.regions.recent) // self.layout.parts
 
     def rewrite(self, frames: int, newer: int = 0) -> None:
         """Turn the next pass into a context pass that writes recent latent frames anew, where they are.

@@ -100,8 +100,10 @@ class Uses:
         eager: whether more units may leave than must.
         raw: whether unrotated keys are read.
         statistics: whether units' statistics are read in every decision, so that keeping them pays.
+        key_norms: whether the norms of units' keys are read in every decision, likewise.
         decides_at: the layer whose choice all later ones share; None if each decides alone.
         metadata: what is noted of each unit: name, and the value of a new one.
+        whole_frames: the stage that takes no units smaller than a frame, if there is one.
     """
 
     recall: When | None = None
@@ -114,8 +116,10 @@ class Uses:
     eager: bool = False
     raw: bool = False
     statistics: bool = False
+    key_norms: bool = False
     decides_at: int | None = None
     metadata: Mapping[str, float] = attrs.field(factory=dict)
+    whole_frames: str | None = None
 
 
 class Policy(Protocol):
@@ -168,3 +172,18 @@ class Policy(Protocol):
     def switch(self, layout: Layout, event: Event) -> int | None:
         """Say how many of the newest latent frames stay at a prompt switch; the default if None."""
         ...
+
+
+def fitted(layout: Layout, policy: Policy, shape: CacheShape, unit: Unit, chunk_frames: int) -> Layout:
+    """A cache's regions, given in latent frames, in units, once nothing speaks against them.
+
+    Raises:
+        LayoutError: The regions or the unit do not suit the policy, a chunk of so many frames is larger than
+            the recent region, or units do not divide a frame.
+    """
+    policy.check_layout(layout)
+    layout.check_chunk(chunk_frames)
+    parts = shape.parts(unit)
+    if parts > 1 and policy.uses.whole_frames is not None:
+        raise LayoutError(f"'{policy.uses.whole_frames}' keeps whole frames; set the cache's unit to frame")
+    return layout.in_units(parts)

@@ -43,6 +43,7 @@ def _candidates(whole: Candidates, index: int) -> Candidates:
         read_values=lambda: whole.read_values()[row],
         read_slots=lambda: _slots(whole.read_slots(), index),
         newcomers=lambda: _newcomers(whole.newcomers, row),
+        key_norms=lambda: whole.key_norms[row],
     )
 
 

@@ -105,6 +105,7 @@ def _decide(
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
         query=query,
+        key_norms=lambda: store.key_norms(competing),
         read_keys=lambda: store.take(store.keys, competing),
         read_values=lambda: store.take(store.values, competing),
         read_slots=lambda: site.slots(query),

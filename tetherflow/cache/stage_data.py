@@ -158,6 +158,10 @@ class Slots(Shown):
         return self._reader
 
 
+def _no_norms() -> Tensor:
+    raise TetherflowError("these candidates were made without key norms; only an engine's have some")
+
+
 def _no_slots() -> Slots:
     raise TetherflowError("these candidates were made without slots; only an engine's have some")
 
@@ -193,6 +197,7 @@ class Candidates(Shown):
     _mean_keys: Tensor | Callable[[], Tensor]
     _mean_query: Tensor | None = None
     _query: Tensor | None = attrs.field(default=None, repr=False)
+    _key_norms: Callable[[], Tensor] = attrs.field(default=_no_norms, repr=False)
     read_keys: Callable[[], Tensor]
     read_values: Callable[[], Tensor]
     read_slots: Callable[[], Slots] = attrs.field(default=_no_slots, repr=False)
@@ -217,6 +222,14 @@ class Candidates(Shown):
     def newcomers(self) -> Newcomers:
         """Statistics of those just evicted, and of the trusted pool."""
         return self._newcomers()
+
+    @cached_property
+    def key_norms(self) -> Tensor:
+        """Mean Euclidean norm of each candidate's keys over its tokens, float32 `[B, N, heads]`.
+
+        Cheap where a scorer declares `reads_norms`; else all keys are read.
+        """
+        return self._key_norms()
 
     @cached_property
     def mean_query(self) -> Tensor:

@@ -66,6 +66,7 @@ class CacheState:
                 rotated=rotated,
                 # A single token is its own mean.
                 pooled=uses.statistics and unit[0] > 1,
+                normed=uses.key_norms,
                 metadata=uses.metadata,
                 sides=sides,
             )

@@ -61,6 +61,7 @@ class LayerStore:
         rotated: whether to keep rotated copies of the keys beside them (block-relative positions), or a
             buffer for them `[B, K, T, H, D]`, which layers take in turns.
         pooled: whether to keep each unit's key and value statistics (recall).
+        normed: whether to keep the mean norm of each unit's keys.
         metadata: what is noted of each unit: name, and the value of a new one.
         sides: what each stage keeps beside the cache, by the stage's name and the store's.
     """
@@ -73,6 +74,7 @@ class LayerStore:
         device: torch.device,
         rotated: bool | Tensor,
         pooled: bool,
+        normed: bool = False,
         metadata: Mapping[str, float] = NOTHING,
         sides: Mapping[str, Mapping[str, SideStore]] = NO_SIDES,
     ) -> None:
@@ -90,6 +92,8 @@ class LayerStore:
         # Of keys and values, mean and variance: one buffer, so that a unit's statistics move in one copy.
         moments = (shape.batch, slots, 2, 2, shape.heads, shape.head_dim)
         self.moments = torch.zeros(moments, dtype=torch.float32, device=device) if pooled else None
+        norms = (shape.batch, slots, shape.heads)
+        self.norms = torch.zeros(norms, dtype=torch.float32, device=device) if normed else None
         self._initial = {name: (index, value) for index, (name, value) in enumerate(metadata.items())}
         notes = (shape.batch, slots, len(metadata))
         self.notes = torch.zeros(notes, dtype=torch.float32, device=device) if metadata else None
@@ -144,6 +148,8 @@ class LayerStore:
         self.put(self.values, slots, values)
         if self.moments is not None:
             self.put(self.moments, slots, _moments(keys, values))
+        if self.norms is not None:
+            self.put(self.norms, slots, _norms(keys))
 
     def move(self, source: Tensor, target: Tensor, *, rotated: bool = False) -> None:
         """Copy units from slots `source` to `target`, both `[B, n]`; all are read before any is written.
@@ -154,7 +160,7 @@ class LayerStore:
             rotated: whether the rotated keys go along; pending slots have none.
         """
         rows = self._rows(source)
-        along = (self.moments, self.notes, self.rotated if rotated and not self.shared else None)
+        along = (self.moments, self.norms, self.notes, self.rotated if rotated and not self.shared else None)
         for buffer in (self.keys, self.values, self.origins, *along):
             if buffer is not None:
                 wide = _wide(buffer)
@@ -187,6 +193,8 @@ class LayerStore:
         """Pool the statistics of slots `start … stop-1`, if any are kept: of what is stored, as rounded."""
         if self.moments is not None:
             self.moments[:, start:stop] = _moments(self.keys[:, start:stop], self.values[:, start:stop])
+        if self.norms is not None:
+            self.norms[:, start:stop] = _norms(self.keys[:, start:stop])
 
     def statistics(self, slots: Tensor) -> tuple[Statistics, Statistics]:
         """Key and value statistics of the units in `slots` `[B, n]`, each `[B, n, H, D]`."""
@@ -194,6 +202,12 @@ class LayerStore:
             return Statistics.of(self.take(self.keys, slots)), Statistics.of(self.take(self.values, slots))
         keys, values = self.take(self.moments, slots).unbind(dim=2)
         return Statistics(*keys.unbind(dim=2)), Statistics(*values.unbind(dim=2))
+
+    def key_norms(self, slots: Tensor) -> Tensor:
+        """Mean Euclidean norm of the keys of the units in `slots` `[B, n]`, float32 `[B, n, H]`."""
+        if self.norms is None:
+            return _norms(self.take(self.keys, slots))
+        return self.take(self.norms, slots)
 
     def metadata(self, slots: Tensor) -> dict[str, Tensor]:
         """Copies of what is noted of the units in `slots` `[B, n]`, float32 `[B, n]` by name."""
@@ -236,6 +250,8 @@ class LayerStore:
             yield "rotated", self.rotated
         if self.moments is not None:
             yield "moments", self.moments
+        if self.norms is not None:
+            yield "norms", self.norms
         if self.notes is not None:
             yield "notes", self.notes
         for stage, stores in self.sides.items():
@@ -246,6 +262,12 @@ def _moments(keys: Tensor, values: Tensor) -> Tensor:
     """Mean and variance of units' keys and values `[B, n, T, H, D]`, `[B, n, 2, 2, H, D]`."""
     found = (Statistics.of(keys), Statistics.of(values))
     return torch.stack([torch.stack([x.mean, x.variance], dim=2) for x in found], dim=2)
+
+
+def _norms(keys: Tensor) -> Tensor:
+    """Mean over its tokens of the norm of each unit's keys `[B, n, T, H, D]`, float32 `[B, n, H]`."""
+    norms: Tensor = torch.linalg.vector_norm(keys, dim=-1, dtype=torch.float32)
+    return norms.mean(dim=2)
 
 
 def _wide(buffer: Tensor) -> Tensor:

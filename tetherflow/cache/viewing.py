@@ -69,7 +69,7 @@ def look(site: Site, changed: range, before: View | None) -> View:
     phases, placement = placing.chunk, None
     slots = site.slots() if policy.uses.place or policy.uses.view else None
     if slots is not None and policy.uses.place:
-        placement = policy.place(slots, site.checks)
+        placement = _by_frame(policy.place(slots, site.checks), site.current, site.layout.parts)
         phases = placing.chunk_at(placement, site.current)
         if before is not None and before.placement is not None and before.phases.shape == phases.shape:
             phases = before.phases.copy_(phases)  # where it is: a recorded pass reads it there
@@ -81,6 +81,14 @@ def look(site: Site, changed: range, before: View | None) -> View:
         return View(phases, placement)
     groups = (_group(store, segment, site.current) for segment in policy.view(slots, site.checks))
     return View(phases, placement, tuple(groups))
+
+
+def _by_frame(placement: Placement, current: range, parts: int) -> Placement:
+    """A placement in which the chunk's units stand where they are written: where their frames' first do."""
+    if isinstance(placement, Tensor):  # all of it is rotated anew each time, wherever it stood
+        return placement
+    firsts = (rank - (rank - current.start) % parts for rank in current)
+    return [*placement[: current.start], *(placement[first] for first in firsts)]
 
 
 def _group(store: LayerStore, segment: Segment, current: range) -> Group:

@@ -112,6 +112,9 @@ def check_parts(recipe: Recipe) -> list[Problem]:
         pipeline.check_layout(layout)
     except LayoutError as error:
         problems.append(Problem(("cache", "regions"), str(error)))
+    whole = pipeline.uses.whole_frames
+    if whole is not None and recipe.cache.unit != "frame":
+        problems.append(Problem(("cache", "unit"), f"'{whole}' keeps whole frames; set it to frame"))
     first = recipe.rollout.first_frames
     if first is not None and not Path(first).is_file():
         problems.append(Problem(("rollout", "first_frames"), f"there is no file {first}"))

@@ -25,16 +25,17 @@ def stays_on_the_device(subject: Subject, rollout: Rollout) -> None:
 
     It is called on PyTorch's `meta` device, so that no GPU is needed.
     """
-    shown: dict[str, Call] = {}
+    shown: dict[tuple[str, str], Call] = {}
 
     def keep(call: Call) -> None:
-        shown[call.plugin] = attrs.evolve(call, given=detached(dict(call.given)))
+        shown[call.plugin, call.stage] = attrs.evolve(call, given=detached(dict(call.given)))
 
     policy = subject.make()
     Watch(policy, before=keep)
     run(rollout.engine(policy), rollout.script())
     for call in shown.values():
-        _call_elsewhere(subject.make(), call)
+        if call.layer is not None:  # else it was given no tensors
+            _call_elsewhere(subject.make(), call)
 
 
 def _call_elsewhere(policy: Pipeline, call: Call) -> None:

@@ -8,22 +8,23 @@ sink_never_changes_once_written               recent_is_the_last_frames_in_order
 memory_lies_between_sink_and_recent           every_frame_is_held_or_was_dropped_once
 stored_tensors_are_finite
 
-and in the steps themselves: only_newcomers_are_edited, a_snapshot_brings_everything_back,
-an_abandoned_chunk_leaves_no_trace.
+and in the steps themselves: only_newcomers_are_edited, a_switch_lets_go_of_the_oldest,
+what_stays_at_a_switch_is_untouched, a_snapshot_brings_everything_back, an_abandoned_chunk_leaves_no_trace.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import hypothesis.strategies as st
 import torch
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
-from tetherflow.cache import CacheEngine, Layout
+from tetherflow.cache import CacheEngine, Event, Layout
+from tetherflow.cache.events import How
 from tetherflow.errors import ConformanceError
 from tetherflow.testing.script import Model, Pass, attend
 from tetherflow.testing.watch import same
@@ -33,7 +34,7 @@ Units = dict[tuple[int, int, int], tuple[Tensor, Tensor]]
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """Drives an engine through chunks of any size, snapshots, and chunks that are given up.
+    """Drives an engine through chunks of any size, prompt switches, snapshots, and chunks that are given up.
 
     A subclass opens the engine; it may also do more in each step, beside the engine.
     """
@@ -63,6 +64,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.sunk: Units = {}
         layers, batch = self.model.layers, self.engine.batch
         self.dropped: list[list[list[int]]] = [[[] for _ in range(batch)] for _ in range(layers)]
+        self.named = [0] * layers  # of the engine's newest account of what it dropped, how many are in ours
         self.kept: list[Any] | None = None
         largest = self.layout.recent // self.layout.parts
         for _ in range(-(-self.layout.budget // self.layout.recent) if fill else 0):
@@ -87,6 +89,20 @@ class EngineMachine(RuleBasedStateMachine):
             self.context(layer, tensors)
         self.end()
         self.only_newcomers_are_edited(stay)
+
+    @rule(how=st.sampled_from(get_args(How)))
+    def switch(self, how: How) -> None:
+        """A prompt switch; it is the next chunk's, but a snapshot or another switch may come between."""
+        before = self.units()
+        self.switch_prompts(how)
+        self.note_dropped()
+        self.a_switch_lets_go_of_the_oldest(before)
+        if how == "recache":
+            for newer in reversed(range(self.engine.rewritable)):
+                self.rewrite(newer, self.random_pass(1))
+            anew = (self.engine.frames_written - self.engine.rewritable) * self.layout.parts
+            before = {where: unit for where, unit in before.items() if where[2] < anew}
+        self.what_stays_at_a_switch_is_untouched(before)
 
     @rule()
     def keep(self) -> None:
@@ -133,19 +149,36 @@ class EngineMachine(RuleBasedStateMachine):
         """End the chunk, and note what it dropped."""
         self.engine.end()
         self.engine.checks.drain()
+        self.note_dropped()
+        self.named = [0] * self.model.layers
+
+    def switch_prompts(self, how: How) -> None:
+        """Tell the engine of a prompt switch."""
+        self.engine.switch(Event(how, self.engine.frames_written))
+
+    def rewrite(self, newer: int, tensors: Pass) -> None:
+        """Write one recent frame anew, `newer` before the newest."""
+        self.engine.rewrite(1, newer)
+        attend(self.engine, tensors)
+        self.engine.end()
+
+    def note_dropped(self) -> None:
+        """Take over what the engine has dropped since we last did: since the last chunk's end, if by name."""
         for layer, dropped in enumerate(self.engine.dropped):
             for row, frames in enumerate(dropped.tolist()):
-                self.dropped[layer][row] += frames
+                self.dropped[layer][row] += frames[self.named[layer] :]
+            self.named[layer] = dropped.shape[1]
 
     def everything(self) -> list[Any]:
         """The state of engine and machine."""
-        return [self.engine.snapshot(), self.units(), copy.deepcopy(self.dropped), dict(self.sunk)]
+        ours = copy.deepcopy((self.dropped, self.named))
+        return [self.engine.snapshot(), self.units(), *ours, dict(self.sunk)]
 
     def bring_back(self, state: list[Any]) -> None:
         """Restore what `everything` returned."""
-        snapshot, units, dropped, sunk = state
+        snapshot, units, dropped, named, sunk = state
         self.engine.restore(snapshot)
-        self.dropped, self.sunk = copy.deepcopy(dropped), dict(sunk)
+        self.dropped, self.named, self.sunk = copy.deepcopy(dropped), list(named), dict(sunk)
         found = self.units()
         self.hold(found.keys() == units.keys(), "a restored snapshot holds other frames than it was taken of")
         for where, tensors in units.items():
@@ -165,6 +198,23 @@ class EngineMachine(RuleBasedStateMachine):
         for where in sorted(stay.keys() & after.keys() if not uses.revise else ()):
             intact = all(same(a, b) for a, b in zip(stay[where], after[where], strict=True))
             self.hold(intact, f"{_named(where)} changed, although it was not just admitted to memory")
+
+    def a_switch_lets_go_of_the_oldest(self, before: Units) -> None:
+        """What is held is what was, without some of the oldest units past sink and bank."""
+        standing = self.layout.standing
+        for layer, row, held in self.held_frames():
+            was = [origin for *cell, origin in before if cell == [layer, row]]
+            left = was[:standing] + was[standing + len(was) - len(held) :]
+            self.hold(
+                held == left, f"layer {layer} holds {held} of {was} for sample {row} after a prompt switch"
+            )
+
+    def what_stays_at_a_switch_is_untouched(self, before: Units) -> None:
+        """Nothing that was there before a switch, and still is, has changed."""
+        after = self.units()
+        for where in before.keys() & after.keys():
+            intact = all(same(a, b) for a, b in zip(before[where], after[where], strict=True))
+            self.hold(intact, f"{_named(where)} changed at a prompt switch")
 
     # --- invariants -----------------------------------------------------------------------------------
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Literal
 
 import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.cache import CacheEngine, CacheShape, Layout, Policy, Positions, Rotary, Unit
+from tetherflow.cache import CacheEngine, CacheShape, Event, Layout, Policy, Positions, Rotary, Unit
+from tetherflow.cache.events import How
 
 Pass = list[tuple[Tensor, Tensor, Tensor]]
 """Query, key and value of one pass, one triple a layer, each `[B, F*T, H, D]`."""
@@ -18,6 +19,9 @@ Material = Literal["ordinary", "constant", "alike", "zero", "huge"]
 """What keys and values are made of: `ordinary` ones vary between tokens, frames and channels, `constant` ones
 not within a frame, `alike` ones not between the frames of a chunk; `huge` ones are a thousand times as large:
 their squares leave float16's range."""
+
+
+NO_SWITCHES: Final[Mapping[int, How]] = {}
 
 
 @attrs.frozen
@@ -135,11 +139,15 @@ class Chunk:
         frames: latent frames of the chunk, F.
         noisy: its denoising passes.
         clean: its context pass.
+        switch: what the cache does right before it, if the prompt switches there.
+        anew: at a recache, a context pass of all frames so far under the new prompt.
     """
 
     frames: int
     noisy: list[Pass]
     clean: Pass
+    switch: How | None = None
+    anew: Pass = attrs.field(factory=list)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Chunk:
         """The same on another device or in another type."""
@@ -151,8 +159,7 @@ class Chunk:
 
     def layer(self, layer: int) -> Chunk:
         """What one of its layers computes."""
-        noisy = [one[layer : layer + 1] for one in self.noisy]
-        return Chunk(self.frames, noisy, self.clean[layer : layer + 1])
+        return self._each_pass(lambda one: one[layer : layer + 1])
 
     def without_noisy(self) -> Chunk:
         """The context pass alone."""
@@ -162,7 +169,11 @@ class Chunk:
         def changed(one: Pass) -> Pass:
             return [(change(query), change(key), change(value)) for query, key, value in one]
 
-        return Chunk(self.frames, [changed(one) for one in self.noisy], changed(self.clean))
+        return self._each_pass(changed)
+
+    def _each_pass(self, change: Callable[[Pass], Pass]) -> Chunk:
+        noisy = [change(one) for one in self.noisy]
+        return attrs.evolve(self, noisy=noisy, clean=change(self.clean), anew=change(self.anew))
 
 
 @attrs.frozen(eq=False)
@@ -187,6 +198,7 @@ def write_script(
     passes: Sequence[int] = (1,),
     seeds: Sequence[int] = (0,),
     material: Material = "ordinary",
+    switches: Mapping[int, How] = NO_SWITCHES,
 ) -> list[Chunk]:
     """Random chunks for an engine.
 
@@ -196,22 +208,31 @@ def write_script(
         passes: denoising passes of each chunk, repeated as needed.
         seeds: one a sample; its length is the batch B.
         material: what keys and values are made of.
+        switches: what the cache does at a prompt switch, by the chunk right before which it comes.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return [
-        Chunk(
+
+    def chunk(index: int, count: int) -> Chunk:
+        switch = switches.get(index)
+        return Chunk(
             count,
             [model.random_pass(generators, count, material) for _ in range(passes[index % len(passes)])],
             model.random_pass(generators, count, material),
+            switch,
+            model.random_pass(generators, sum(frames[:index]), material) if switch == "recache" else [],
         )
-        for index, count in enumerate(frames)
-    ]
+
+    return [chunk(index, count) for index, count in enumerate(frames)]
 
 
 def run(engine: CacheEngine, script: Iterable[Chunk]) -> Record:
     """Drive an engine through a script."""
     record = Record()
     for chunk in script:
+        if chunk.switch is not None:
+            engine.switch(Event(chunk.switch, engine.frames_written))
+        if chunk.anew:
+            record.attended.extend(rewrite(engine, chunk.anew))
         engine.begin(chunk.frames)
         for noisy in chunk.noisy:
             record.attended.extend(attend(engine, noisy))
@@ -221,6 +242,24 @@ def run(engine: CacheEngine, script: Iterable[Chunk]) -> Record:
         record.origins.append(engine.origins())
         record.dropped.append(list(engine.dropped))
     return record
+
+
+def rewrite(engine: CacheEngine, anew: Pass) -> list[Tensor]:
+    """Write all frames of the recent region anew, one after the other; returns what attention returned.
+
+    Args:
+        engine: the engine, between chunks.
+        anew: context passes of at least as many frames, of which the newest count.
+    """
+    tokens = engine.shape.tokens
+    attended = []
+    for newer in reversed(range(engine.rewritable)):
+        start = anew[0][0].shape[1] - (newer + 1) * tokens
+        frame = slice(start, start + tokens)
+        engine.rewrite(1, newer)
+        attended += attend(engine, [(q[:, frame], k[:, frame], v[:, frame]) for q, k, v in anew])
+        engine.end()
+    return attended
 
 
 def attend(engine: CacheEngine, tensors: Pass, order: Iterable[int] | None = None) -> list[Tensor]:

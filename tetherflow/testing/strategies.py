@@ -26,7 +26,9 @@ from tetherflow.cache import (
     Ranks,
     Slots,
     Statistics,
+    Unit,
 )
+from tetherflow.cache.events import How
 from tetherflow.cache.reading import LiveReader
 from tetherflow.errors import LayoutError
 from tetherflow.hookspecs import hookimpl
@@ -47,7 +49,11 @@ SMALL_REGIONS = [
 ]
 """Regions small enough that a few chunks fill them."""
 
+Setup = tuple[Layout, Positions, Unit]
+"""Regions, key positions and unit of a cache."""
+
 BLOCK_RELATIVE: SearchStrategy[Positions] = st.just("block-relative")
+FRAMES: SearchStrategy[Unit] = st.just("frame")
 
 SMALL_MODELS = [Model(), Model(layers=1, heads=1, head_dim=2, grid=(1, 2)), Model(head_dim=12, grid=(2, 3))]
 
@@ -62,6 +68,8 @@ class Rollout:
         seeds: one a sample; a sample's tensors depend on its seed alone, whatever its neighbours.
         passes: denoising passes of each chunk, repeated as needed.
         positions: key positions.
+        unit: what is kept or dropped as a whole.
+        switches: prompt switches: the chunk right before which each comes, and what the cache does.
         model: sizes of the tensors.
         material: what keys and values are made of.
         dtype: type of keys and values.
@@ -73,6 +81,8 @@ class Rollout:
     seeds: tuple[int, ...] = (0,)
     passes: tuple[int, ...] = (1,)
     positions: Positions = "block-relative"
+    unit: Unit = "frame"
+    switches: tuple[tuple[int, How], ...] = ()
     model: Model = attrs.field(factory=Model)
     material: Material = "ordinary"
     dtype: torch.dtype = torch.float32
@@ -85,6 +95,7 @@ class Rollout:
             policy,
             batch=len(self.seeds),
             positions=self.positions,
+            unit=self.unit,
             strict=strict,
             dtype=self.dtype,
             device=self.device,
@@ -93,7 +104,12 @@ class Rollout:
     def script(self) -> list[Chunk]:
         """What the model computes, chunk by chunk; the same at every call."""
         chunks = write_script(
-            self.model, self.frames, passes=self.passes, seeds=self.seeds, material=self.material
+            self.model,
+            self.frames,
+            passes=self.passes,
+            seeds=self.seeds,
+            material=self.material,
+            switches=dict(self.switches),
         )
         return [chunk.to(self.device, self.dtype) for chunk in chunks]
 
@@ -120,34 +136,43 @@ def regions(suits: Callable[[Layout], bool] = lambda layout: not layout.bank) ->
 @st.composite
 def rollouts(
     draw: st.DrawFn,
-    setups: SearchStrategy[tuple[Layout, Positions]] | None = None,
+    setups: SearchStrategy[Setup] | None = None,
     *,
     batch: tuple[int, int] = (1, 3),
     materials: Sequence[Material] = ("ordinary",),
     models: Sequence[Model] = SMALL_MODELS,
     chunk: int | None = None,
+    switches: Sequence[How] = (),
 ) -> Rollout:
     """Rollouts that fill the cache and go on for a few chunks more, as that is where policies act.
 
     Args:
         draw: what hypothesis draws with.
-        setups: regions and key positions; small regions at block-relative positions if omitted.
+        setups: regions, key positions and unit; small regions of frames at block-relative positions if
+            omitted.
         batch: fewest and most samples.
         materials: what keys and values may be made of.
         models: sizes to choose from.
         chunk: latent frames of every chunk; any that fit if omitted.
+        switches: what the cache may do at prompt switches, which come once it is full; none if omitted.
     """
-    layout, positions = draw(st.tuples(regions(), BLOCK_RELATIVE) if setups is None else setups)
+    plain = st.tuples(regions(), BLOCK_RELATIVE, FRAMES)
+    layout, positions, unit = draw(plain if setups is None else setups)
     full = chunk or layout.recent
     sizes = st.integers(1, layout.recent) if chunk is None else st.just(chunk)
     more = draw(st.lists(sizes, min_size=2, max_size=6))
     seeds = draw(st.lists(st.integers(0, 10_000), min_size=batch[0], max_size=batch[1], unique=True))
+    filling = -(-layout.budget // full)
+    # Before every other chunk, and never the first: the full cache, too, is to be met.
+    switched = [draw(st.sampled_from([None] * len(switches) + [*switches])) for _ in more[1:] if switches]
     return Rollout(
         layout=layout,
-        frames=(full,) * -(-layout.budget // full) + tuple(more),
+        frames=(full,) * filling + tuple(more),
         seeds=tuple(seeds),
         passes=tuple(draw(st.lists(st.integers(0, 2), min_size=1, max_size=3))),
         positions=positions,
+        unit=unit,
+        switches=tuple((filling + 1 + i, how) for i, how in enumerate(switched) if how is not None),
         model=draw(st.sampled_from(models)),
         material=draw(st.sampled_from(materials)),
     )
@@ -179,7 +204,8 @@ class _Idle(Editor):
 @st.composite
 def _shown(draw: st.DrawFn, /, hook: str, argument: str, **options: Any) -> Any:
     """The last that an engine showed to a hook in a random rollout of a policy that recalls."""
-    setups = st.tuples(regions(lambda layout: layout.memory > 0 and not layout.bank), BLOCK_RELATIVE)
+    recalling = regions(lambda layout: layout.memory > 0 and not layout.bank)
+    setups = st.tuples(recalling, BLOCK_RELATIVE, FRAMES)
     return last_shown(draw(rollouts(setups, **options)), hook, argument)
 
 

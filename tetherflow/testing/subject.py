@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 import attrs
 import hypothesis.strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tetherflow.cache import Layout, Positions
+from tetherflow.cache import Layout, Positions, Unit
+from tetherflow.cache.events import How
+from tetherflow.cache.interfaces import fitted
 from tetherflow.errors import LayoutError, PipelineError
 from tetherflow.pipeline import Pipeline
 from tetherflow.recipe import load_recipe, pipeline_of
 from tetherflow.stages import Stage
 from tetherflow.testing.companions import complete
 from tetherflow.testing.script import Model
-from tetherflow.testing.strategies import SMALL_MODELS, SMALL_REGIONS, Rollout, rollouts
+from tetherflow.testing.strategies import SMALL_MODELS, SMALL_REGIONS, Rollout, Setup, rollouts
 
 Policy = type[Stage] | Callable[[], Pipeline] | str | Path
 """A stage, which the kit completes; a function that makes a whole policy; or a recipe, by name or path."""
+
+UNITS: Final[tuple[Unit, ...]] = ("frame", "token", 1)
+"""Units that any small model's frames divide into: frames, tokens, rows of tokens."""
 
 
 @attrs.frozen
@@ -30,16 +36,18 @@ class Subject:
 
     Attributes:
         make: makes the policy, anew at every call.
-        setups: regions and key positions that it may be given.
+        setups: regions, key positions and units that it may be given.
         models: sizes of the model's tensors.
         chunk: latent frames of every chunk; any that fit if None.
+        switches: what the cache may do at prompt switches.
         examples: how many rollouts each rule is tried on.
     """
 
     make: Callable[[], Pipeline]
-    setups: tuple[tuple[Layout, Positions], ...]
+    setups: tuple[Setup, ...]
     models: tuple[Model, ...]
     chunk: int | None
+    switches: tuple[How, ...]
     examples: int | None
 
     @classmethod
@@ -49,18 +57,22 @@ class Subject:
         *,
         regions: Sequence[Layout] = SMALL_REGIONS,
         positions: Sequence[Positions] = get_args(Positions),
+        units: Sequence[Unit] = UNITS,
         models: Sequence[Model] = SMALL_MODELS,
         chunk: int | None = None,
+        switches: Sequence[How] = get_args(How),
         examples: int | None = None,
     ) -> Subject:
-        """A policy with all the regions and positions, of those given, in which an engine takes it.
+        """A policy with all the regions, positions and units, of those given, in which an engine takes it.
 
         Args:
             policy: the policy.
             regions: regions to choose from.
             positions: key positions to choose from.
+            units: units to choose from: frames, tokens or bands of so many token rows.
             models: sizes to choose from.
             chunk: latent frames of every chunk; any that fit if omitted.
+            switches: what the cache may do at prompt switches.
             examples: how many rollouts each rule is tried on; a tenth of hypothesis's setting if omitted.
 
         Raises:
@@ -70,27 +82,30 @@ class Subject:
         tried = make()
         setups = []
         refusals: dict[str, None] = {}
-        for layout in regions:
-            for place in positions:
-                try:
-                    if chunk is not None:
-                        layout.check_chunk(chunk)
-                    models[0].engine(layout, tried, positions=place)
-                except LayoutError as error:
-                    refusals[str(error)] = None
-                else:
-                    setups.append((layout, place))
+        for layout, place, unit in product(regions, positions, units):
+            try:
+                for model in models:
+                    fitted(layout, tried, model.shape, unit, chunk or layout.recent)
+            except LayoutError as error:
+                refusals[str(error)] = None
+            else:
+                setups.append((layout, place, unit))
         if not setups:
             raise LayoutError(
                 f"no engine takes this policy in any of {len(regions)} regions; hand in `regions=` that suit "
                 f"it. It was refused because: {'; '.join(list(refusals)[:3])}"
             )
-        return cls(make, tuple(setups), tuple(models), chunk, examples)
+        return cls(make, tuple(setups), tuple(models), chunk, tuple(switches), examples)
 
     def rollouts(self, *, batch: tuple[int, int] = (1, 3)) -> SearchStrategy[Rollout]:
         """Rollouts that this policy may be given, of so few to so many samples."""
-        setups = st.sampled_from(self.setups)
-        return rollouts(setups, batch=batch, models=self.models, chunk=self.chunk)
+        return rollouts(
+            st.sampled_from(self.setups),
+            batch=batch,
+            models=self.models,
+            chunk=self.chunk,
+            switches=self.switches,
+        )
 
 
 def _maker(policy: Policy) -> Callable[[], Pipeline]:

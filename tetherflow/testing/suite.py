@@ -26,7 +26,8 @@ def conformance(policy: Policy | Mapping[str, Policy], **options: Any) -> Callab
     Args:
         policy: a stage plugin, which stages of the kit complete to a policy; a function that makes a whole
             `Pipeline`; a recipe, by name or path; or several of them by name, to be tested one by one.
-        options: what else `Subject.of` takes: `regions`, `positions`, `models`, `chunk`, `examples`.
+        options: what else `Subject.of` takes: `regions`, `positions`, `units`, `models`, `chunk`,
+            `switches`, `examples`.
 
     Returns:
         A test, parametrised over the rules (and the names).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 import attrs
@@ -28,8 +28,8 @@ class Call:
     Attributes:
         plugin: the stage's name.
         stage: the hook.
-        layer: index of the transformer layer.
-        chunk: index of the chunk.
+        layer: index of the transformer layer; None where the hook is asked for all of them.
+        chunk: index of the chunk; None between chunks.
         given: the hook's arguments, by name; they are the engine's own and change after the call.
         out: copies of the tensors that came out, by name, each with the batch as first dimension: those
             returned, and those of the draft.
@@ -37,8 +37,8 @@ class Call:
 
     plugin: str
     stage: str
-    layer: int
-    chunk: int
+    layer: int | None
+    chunk: int | None
     given: Mapping[str, Any]
     out: dict[str, Tensor]
 
@@ -78,8 +78,8 @@ class Watch:
         if outcome.exception is not None:
             return
         result = outcome.get_result()
-        # A hook that is not firstresult returns a list, of what one stage returned.
-        result = result[0] if isinstance(result, list) and result else result
+        if hook in ("score", "edit"):  # not firstresult: a list, of what one stage returned
+            result = result[0] if result else None
         out = dict(tensors_in(_listed(result, given), "result"))
         out |= {name: x for name, x in tensors_given(given) if may_write(name)}
         call = _call(hook, methods, given, {name: x.clone() for name, x in out.items()})
@@ -127,17 +127,17 @@ def first_difference(
 
     Args:
         ours: calls of one run.
-        theirs: calls of another run of as many chunks.
+        theirs: calls of another run of the same chunks and switches.
         rows: compare just this sample of ours with that of theirs; all samples if omitted.
         agree: whether two tensors count as the same; if they are, bit for bit, if omitted.
     """
     agree = agree or same
-    for a, b in zip(ours, theirs, strict=True):
-        if a.out.keys() != b.out.keys():
+    for a, b in zip(ours, theirs, strict=False):  # what differs may lead to other calls after it
+        if (a.plugin, a.stage) != (b.plugin, b.stage) or a.out.keys() != b.out.keys():
             return a
         for name in a.out:
             x, y = a.out[name], b.out[name]
-            if rows is not None:
+            if rows is not None and x.dim():  # a number is the same for all samples
                 x, y = x[rows[0]], y[rows[1]]
             if not agree(x, y):
                 return a
@@ -152,8 +152,9 @@ def same(x: Tensor, y: Tensor) -> bool:
 
 
 def _call(hook: str, methods: Any, given: Mapping[str, Any], out: dict[str, Tensor]) -> Call:
-    at = next(value for value in given.values() if hasattr(value, "layer") and hasattr(value, "chunk"))
-    return Call(methods[0].plugin_name, hook, at.layer, at.chunk, dict(given), out)
+    at = next((one for one in given.values() if hasattr(one, "layer") and hasattr(one, "chunk")), None)
+    layer, chunk = (None, None) if at is None else (at.layer, at.chunk)
+    return Call(methods[0].plugin_name, hook, layer, chunk, dict(given), out)
 
 
 def _goes_on(batch: Call, sample: Call) -> bool:
@@ -175,9 +176,15 @@ def _joined(batch: Call, sample: Call) -> Call:
 
 
 def _listed(result: object, given: Mapping[str, Any]) -> object:
-    """The result, with a range of ranks written out as what it stands for: the same ranks in every sample."""
+    """The result in tensors: a number as one, ranks or positions as what they are in every sample."""
+    if isinstance(result, int):
+        return torch.tensor(result)
     if isinstance(result, Eviction) and isinstance(result.ranks, range):
-        origins = given["slots"].origins
-        ranks = torch.tensor(list(result.ranks), device=origins.device)
-        return attrs.evolve(result, ranks=ranks.expand(origins.shape[0], -1))
+        return attrs.evolve(result, ranks=_in_every_sample(result.ranks, given["slots"].origins))
+    if isinstance(result, Sequence) and all(isinstance(one, int) for one in result):
+        return _in_every_sample(result, given["slots"].origins)
     return result
+
+
+def _in_every_sample(numbers: Sequence[int], origins: Tensor) -> Tensor:
+    return torch.tensor(list(numbers), device=origins.device).expand(origins.shape[0], -1)
