@@ -46,33 +46,34 @@ def recall(
         selection: what another layer has decided for this one, too.
     """
     store, policy = site.store, site.policy
-    trusted = store.at(range(site.regions.memory.stop))
-    residents = store.at(site.regions.memory)
-    competing = torch.cat([residents, newcomers], dim=1)
-    capacity, standing = residents.shape[1], site.regions.memory.start
+    standing, trusted = site.regions.memory.start, site.regions.memory.stop
+    known = torch.cat([store.at(range(trusted)), newcomers], dim=1)
+    competing, capacity = known[:, standing:], trusted - standing
 
     @cache
-    def statistics() -> tuple[Statistics, Statistics]:
-        """Of sink, bank, memory and newcomers."""
-        return store.statistics(torch.cat([trusted, newcomers], dim=1))
+    def statistics() -> Statistics:
+        """Of sink, bank, memory and newcomers, keys and values."""
+        return store.statistics(known)
 
     def mean_keys() -> Tensor:
-        return statistics()[0].mean[:, standing:].clone()
+        return statistics().mean[:, standing:, 0].clone()
 
     if selection is None:
         selection = _decide(site, competing, capacity, query, mean_keys)
-    kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, selection.keep, True)
+    out = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, selection.keep, 1)
+    kept = out.view(torch.bool)
     # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
-    losers = competing.gather(1, kept.to(torch.int8).argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
+    losers = competing.gather(1, out.argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
     before = statistics() if policy.uses.edit else None
     if policy.uses.merge:
         absorb(site, losers)  # as they are: an edit is for those that are admitted
     if before is not None:
         fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        _edit(site, newcomers, fed[:, capacity:], before, trusted.shape[1])
+        _edit(site, newcomers, fed[:, capacity:], before, trusted)
     if selection.weights is not None:
         _blend(store, competing, selection.keep, selection.weights)
-    store.note(competing.gather(1, selection.keep), selection.metadata)
+    if selection.metadata:
+        store.book.note(competing.gather(1, selection.keep), selection.metadata)
     return Decision(selection, kept[:, capacity:], losers)
 
 
@@ -88,7 +89,7 @@ def _decide(
         residents=capacity,
         origins=store.unit_origins(competing),
         layout=site.layout,
-        metadata=store.metadata(competing),
+        metadata=store.book.metadata(competing),
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
         query=query,
@@ -100,38 +101,39 @@ def _decide(
     return policy.select(candidates, score, scores, site.checks)
 
 
-def _edit(
-    site: Site, newcomers: Tensor, admitted: Tensor, statistics: tuple[Statistics, Statistics], trusted: int
-) -> None:
+def _edit(site: Site, newcomers: Tensor, admitted: Tensor, statistics: Statistics, trusted: int) -> None:
     """Let the policy edit a draft of the newcomers, and write it back to their slots."""
     store = site.store
-    keys, values = statistics
+    units, pool = store.read(newcomers), statistics[:, :trusted].pooled()
+    keys, values = units.unbind(dim=0)
     draft = Draft(
         layer=site.layer,
         chunk=site.chunk,
         origins=store.unit_origins(newcomers),
         admitted=admitted.clone(),
-        keys=store.take(store.keys, newcomers),
-        values=store.take(store.values, newcomers),
-        key_statistics=keys[:, trusted:],
-        value_statistics=values[:, trusted:],
-        trusted_keys=keys[:, :trusted].pooled(),
-        trusted_values=values[:, :trusted].pooled(),
+        keys=keys,
+        values=values,
+        key_statistics=statistics[:, trusted:, 0],
+        value_statistics=statistics[:, trusted:, 1],
+        trusted_keys=pool[:, 0],
+        trusted_values=pool[:, 1],
         trusted_units=trusted,
         sides=store.sides,
     )
     site.policy.edit(draft, site.checks)
-    store.write(newcomers, draft.keys, draft.values)
+    if draft.keys is not keys or draft.values is not values:
+        units = torch.stack([draft.keys, draft.values])
+    store.write(newcomers, units)
 
 
 def _blend(store: LayerStore, competing: Tensor, keep: Tensor, weights: Tensor) -> None:
     """Write Σ_n weights[m, n] · unit n to the slot of each kept unit m, keys and values alike."""
     weights = weights.to(torch.float32)
     # In float32, so that a weight of 1 beside zeros leaves a unit as it is, bit for bit.
-    keys, values = (
+    units = [
         torch.bmm(weights, store.take(buffer, competing).float().flatten(2))
         .to(buffer.dtype)
         .unflatten(2, buffer.shape[2:])
         for buffer in (store.keys, store.values)
-    )
-    store.write(competing.gather(1, keep), keys, values)
+    ]
+    store.write(competing.gather(1, keep), torch.stack(units))
