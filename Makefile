@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs pictures clean
 
 help:
 	@echo "make demo   generate 30 s of video with TetherCache and with FIFO, and compare them"
 	@echo "make test   run the tests"
 	@echo "make check  ruff, mypy and the documentation, all strict"
 	@echo "make docs   build the documentation into site/"
+	@echo "make pictures   draw the policies' pictures in docs/ anew"
 
 demo: $(VENV)/.core
 	$(BIN)/tetherflow demo
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+pictures: $(VENV)/.test
+	$(BIN)/python docs/policy_pictures.py
 
 clean:
 	rm -rf $(VENV) site

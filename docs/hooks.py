@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 from tetherflow.recipe import bundled_recipes, json_schema
@@ -16,8 +18,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def reference() -> str:
-    """The recipe reference: every section's keys, every plugin's options, every shipped recipe."""
-    schema = json_schema()
+    """The recipe reference: sections' keys, plugins' and schedules' options, shipped recipes."""
+    schema = _schema()
     definitions = schema["$defs"]
     lines: list[str] = []
     for key, entry in schema["properties"].items():
@@ -34,10 +36,26 @@ def reference() -> str:
                 lines += _plugins(definitions[f"{stage}-plugin"], definitions)
         else:
             lines += _table(definitions[name], definitions)
+    lines += ["## Schedules", "", "What may stand in place of a number, `option: {use: NAME, …}`.", ""]
+    lines += _plugins(definitions["schedule"], definitions)
     lines += ["## Shipped recipes", ""]
     for path in bundled_recipes().values():
         lines += [f"### {path.stem}", "", "```yaml", path.read_text().strip(), "```", ""]
     return "\n".join(lines)
+
+
+def options_of(*plugins: str) -> str:
+    """What some plugins do, in a line each, and their options."""
+    definitions = _schema()["$defs"]
+    stages = definitions["Stages"]["properties"]
+    found = [_plugins(definitions[f"{stage}-plugin"], definitions, plugins) for stage in stages]
+    return "\n".join(line for lines in found for line in lines)
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    """The schema of recipes, generated once."""
+    return json_schema()
 
 
 def _reference(entry: dict[str, Any]) -> str | None:
@@ -47,10 +65,13 @@ def _reference(entry: dict[str, Any]) -> str | None:
     return None
 
 
-def _plugins(choice: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
+def _plugins(
+    choice: dict[str, Any], definitions: dict[str, Any], names: Collection[str] | None = None
+) -> list[str]:
+    """A paragraph and a table of options for each plugin of a stage, or for those named."""
     lines: list[str] = []
     for option in choice["anyOf"]:
-        if "title" in option:
+        if "title" in option and (names is None or option["title"] in names):
             lines += [f"**`{option['title']}`** {option.get('description', '')}", ""]
             options = {name: value for name, value in option["properties"].items() if name != "use"}
             if options:
@@ -80,8 +101,8 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], prefix: str) -> 
 
 
 def _type(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
-    if _reference(entry):
-        return "mapping"
+    if name := _reference(entry):
+        return {"schedule": "schedule", "time-schedule": "schedule over time"}.get(name, "mapping")
     options = entry.get("anyOf", entry.get("oneOf"))
     if options:
         return " or ".join(_type(option, definitions) for option in options if option.get("type") != "null")

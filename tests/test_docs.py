@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
+import sys
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,12 +18,14 @@ from tetherflow.hookspecs import StageHooks
 from tetherflow.recipe import bundled_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SNIPPET = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return [text for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+    text = SNIPPET.sub(lambda found: (ROOT / "recipes" / found[1]).read_text(), page.read_text())
+    return [block for kind, block in BLOCK.findall(text) if kind == language]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/writing-a-policy.md"])
@@ -72,3 +78,55 @@ def test_every_file_that_is_linked_exists() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def documentation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The build hook of the policies' pages, as mkdocs imports it."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("policy_pages")
+
+
+def test_every_policy_has_a_page_that_shows_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = documentation(monkeypatch)
+    pictures = {name for page in PAGES for name in hook.PICTURE.findall(page.read_text())}
+    assert pictures == set(sys.modules["policy_pictures"].PICTURES)
+    for name in hook.policies():
+        page = hook.page_of(name)
+        assert page is not None, f"no page of docs/policies shows recipes/{name}.yaml"
+        assert hook.PICTURE.findall(page.read_text()), f"{page.name} shows no picture"
+        assert f"policies/{page.name}\n" in (ROOT / "mkdocs.yml").read_text()
+        assert f"]({page.name})" in (page.parent / "index.md").read_text()
+
+
+def test_pictures_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    documentation(monkeypatch)
+    folder = sys.modules["policy_pictures"].FOLDER
+    sizes = {file.stem: file.stat().st_size for file in folder.iterdir()}
+    assert sizes.keys() == sys.modules["policy_pictures"].PICTURES.keys()
+    assert max(sizes.values()) < 60_000
+
+
+def test_what_is_generated_of_the_policies_pages_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = documentation(monkeypatch)
+    table = hook.on_page_markdown((hook.PAGES / "index.md").read_text())
+    rows = {
+        name: line for line in table.splitlines() if line.startswith("| [`") for name in [line.split("`")[1]]
+    }
+    assert rows.keys() == set(hook.policies())
+    cells = [cell.strip() for cell in rows["tethercache"].split("|")]
+    assert "sink 3, memory 14, recent 4" in cells
+    assert "`evict`, `score`, `select`, `edit`" in cells
+    assert "in its context pass" in cells
+    page = hook.on_page_markdown((hook.PAGES / "tethercache.md").read_text())
+    assert "| `tau` | number ≥ 0, ≤ 1 | `0.6` |" in page
+    assert "`tetherflow picture tethercache --chunks 60`: backbone `mini`, layer 3 of 0 to 6, seed 0" in page
+    for path in hook.PAGES.glob("*.md"):
+        assert "<!-- generated" not in hook.on_page_markdown(path.read_text()), path.name
+
+
+def test_pictures_are_drawn_by_commands_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    documentation(monkeypatch)
+    pictures = sys.modules["policy_pictures"]
+    for recipe, words in pictures.PICTURES.items():
+        load_recipe(recipe, [value for key, value in pairwise(words) if key == "--set"])
+        assert pictures.command_of(recipe).startswith(f"tetherflow picture {recipe} --chunks ")

@@ -26,6 +26,7 @@ SHIPPED = {
     "select": ["capped-top-m", "fademem", "forcing-kv", "top-m"],
     "edit": ["tame"],
     "merge": ["ema-sink", "memrope"],
+    "schedule": ["drift-distance", "ramp"],
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Event,
         Eviction,
         Layout,
+        Newcomers,
         Placement,
         Ranks,
         Revision,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         When,
     )
     from tetherflow.hookspecs import hookimpl
+    from tetherflow.schedules import Schedule, ScheduleOptions, SignalSchedule, TimeSchedule
+    from tetherflow.seconds import Seconds
     from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage, StageOptions
 
 __version__ = "0.1.0"
@@ -40,31 +43,43 @@ __all__ = [
     "Evictor",
     "Layout",
     "Merger",
+    "Newcomers",
     "Placement",
     "Ranks",
     "Revision",
+    "Schedule",
+    "ScheduleOptions",
     "Scorer",
+    "Seconds",
     "Segment",
     "Selection",
     "Selector",
     "SideShape",
     "SideStore",
+    "SignalSchedule",
     "Slots",
     "Stage",
     "StageOptions",
     "Statistics",
+    "TimeSchedule",
     "Units",
     "When",
     "hookimpl",
 ]
 
-_STAGES = {"Editor", "Evictor", "Merger", "Scorer", "Selector", "Stage", "StageOptions"}
+_HOMES = {
+    "hookspecs": {"hookimpl"},
+    "schedules": {"Schedule", "ScheduleOptions", "SignalSchedule", "TimeSchedule"},
+    "seconds": {"Seconds"},
+    "stages": {"Editor", "Evictor", "Merger", "Scorer", "Selector", "Stage", "StageOptions"},
+}
+"""Where to find what does not come from the cache."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: PyTorch takes seconds to import, and `tetherflow --help` does not need it."""
     if name not in __all__:
         raise AttributeError(f"module 'tetherflow' has no attribute '{name}'")
-    home = "stages" if name in _STAGES else "hookspecs" if name == "hookimpl" else "cache"
+    home = next((module for module, names in _HOMES.items() if name in names), "cache")
     value = globals()[name] = getattr(import_module(f"tetherflow.{home}"), name)
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from tetherflow.cache.interfaces import Uses
@@ -12,7 +12,9 @@ from tetherflow.errors import LayoutError, PipelineError
 from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage
 
 OPTIONAL_HOOKS: Final = ("place", "view", "revise", "switch")
-"""Hooks that a stage of any kind may implement beside its own; one stage of a policy at most."""
+"""Hooks that a stage of any kind may implement beside its own."""
+SHARED_HOOKS: Final = ("revise",)
+"""Those of them that several stages of a policy may implement; the others have one stage at most."""
 
 
 def check_kinds(
@@ -94,15 +96,20 @@ def check_regions(uses: Uses, layout: Layout) -> None:
 
 
 def uses_of(
-    stages: Sequence[Stage], hooks: Mapping[str, Stage], evict: Evictor, select: Selector | None
+    stages: Sequence[Stage],
+    hooks: Collection[str],
+    evict: Evictor,
+    select: Selector | None,
+    measures: bool = False,
 ) -> Uses:
     """What a policy of these stages uses.
 
     Args:
         stages: all of them.
-        hooks: which of them implements each optional hook.
+        hooks: the optional hooks that they implement.
         evict: the evictor.
         select: the selector, if there is one.
+        measures: whether a schedule reads the newcomers' statistics.
 
     Raises:
         PipelineError: Two stages note the same thing of a unit, but begin with different values.
@@ -129,7 +136,7 @@ def uses_of(
         revise="revise" in hooks,
         eager=evict.eager,
         raw=reads or merges or select is not None or "place" in hooks or "revise" in hooks,
-        statistics=scores or edits,
+        statistics=scores or edits or measures,
         decides_at=None if select is None else select.decides_at,
         metadata=metadata,
     )

@@ -114,6 +114,9 @@ class StageHooks:
     def revise(self, slots: Slots) -> Revision | None:
         """Change units after the layer's context pass has read them; the next chunk reads what they became.
 
+        Several stages of a policy may do so, in recipe order: each is shown what the pass has left, and where
+        two change the same thing of a unit the later one holds.
+
         Args:
             slots: the layer's units in time order, the chunk's included, with the pass's queries.
 

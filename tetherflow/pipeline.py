@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pluggy
 import torch
@@ -15,7 +15,7 @@ from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
 from tetherflow.errors import PipelineError, StageError, TetherflowError
-from tetherflow.fitting import OPTIONAL_HOOKS, check_fit, check_kinds, check_regions, uses_of
+from tetherflow.fitting import OPTIONAL_HOOKS, SHARED_HOOKS, check_fit, check_kinds, check_regions, uses_of
 from tetherflow.hookspecs import PROJECT, StageHooks
 from tetherflow.returned import (
     eviction_of,
@@ -28,9 +28,13 @@ from tetherflow.returned import (
     selection_of,
     units_of,
 )
+from tetherflow.schedule_fitting import Schedules, check_schedules
+from tetherflow.scheduling import Scheduled
 from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage
 
 Shown = Slots | Candidates | Draft | Bank
+FRAME_SECONDS: Final = 0.25
+"""How long a latent frame is in a video of 16 frames a second."""
 
 
 class Pipeline:
@@ -45,9 +49,11 @@ class Pipeline:
         select: the selector; required if there are scorers.
         edit: editors, in the order in which they run.
         merge: works what leaves into the bank.
+        schedules: what moves the stages' options, by the stage's name and the option's.
+        frame_seconds: how long a latent frame is in the video, for schedules over time.
 
     Raises:
-        PipelineError: The stages do not make up a policy.
+        PipelineError: The stages do not make up a policy, or a schedule does not fit its option.
     """
 
     def __init__(
@@ -57,6 +63,9 @@ class Pipeline:
         select: Selector | None = None,
         edit: Sequence[Editor] = (),
         merge: Merger | None = None,
+        *,
+        schedules: Schedules | None = None,
+        frame_seconds: float = FRAME_SECONDS,
     ) -> None:
         check_kinds(evict, score, select, edit, merge)
         self.evictor = evict
@@ -64,16 +73,25 @@ class Pipeline:
         self.selector = select
         self.editors = tuple(edit)
         self.merger = merge
+        self.schedules = schedules or {}
+        self.frame_seconds = frame_seconds
         check_fit(evict, self.scorers, select, self.editors, self.stages)
+        check_schedules(self.stages, self.schedules)
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(StageHooks)
-        self._hooks: dict[str, Stage] = {}  # which stage implements an optional hook
+        self._hooks: dict[str, list[Stage]] = {}  # which stages implement an optional hook
         for stage in self.stages:
             self._register(stage)
         own = [(stage, str(stage.stage)) for stage in self.stages]
-        optional = [(stage, hook) for hook, stage in self._hooks.items()]
+        optional = [(stage, hook) for hook, stages in self._hooks.items() for stage in stages]
         self._calls = {(stage, hook): self._caller(stage, hook) for stage, hook in own + optional}
-        self.uses = uses_of(self.stages, self._hooks, evict, select)
+        self._scheduled = {
+            stage: Scheduled(stage, self.schedules[stage.name], frame_seconds)
+            for stage in self.stages
+            if self.schedules.get(stage.name)
+        }
+        measures = any(scheduled.measures for scheduled in self._scheduled.values())
+        self.uses = uses_of(self.stages, self._hooks, evict, select, measures)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -104,7 +122,7 @@ class Pipeline:
     def evict(self, slots: Slots, count: int, checks: Checks) -> Eviction:
         """Run the evictor and check its choice (see `StageHooks.evict`)."""
         stage = self.evictor
-        value = self._call(stage, "evict", slots, slots=slots, count=count)
+        value = self._call(stage, "evict", slots, checks, slots=slots, count=count)
         return eviction_of(value, stage, slots, count, _failure(stage, "evict", slots), checks)
 
     def score(self, candidates: Candidates, checks: Checks) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,7 +130,7 @@ class Pipeline:
         scores: dict[str, Tensor] = {}
         total = torch.zeros_like(candidates.origins, dtype=torch.float32)
         for stage in self.scorers:
-            value = self._call(stage, "score", candidates, candidates=candidates, scores=scores)
+            value = self._call(stage, "score", candidates, checks, candidates=candidates, scores=scores)
             score = score_of(value, total, _failure(stage, "score", candidates), checks)
             scores[stage.name] = score
             total = total + score.float()
@@ -125,14 +143,15 @@ class Pipeline:
         stage = self.selector
         if stage is None:
             raise PipelineError("this pipeline has no selector, so there is nothing to select")
-        value = self._call(stage, "select", candidates, candidates=candidates, score=score, scores=scores)
+        given = {"candidates": candidates, "score": score, "scores": scores}
+        value = self._call(stage, "select", candidates, checks, **given)
         return selection_of(value, stage, candidates, _failure(stage, "select", candidates), checks)
 
     def edit(self, draft: Draft, checks: Checks) -> None:
         """Run the editors on a draft."""
         for stage in self.editors:
             like = draft.keys
-            self._call(stage, "edit", draft, draft=draft)
+            self._call(stage, "edit", draft, checks, draft=draft)
             fail = _failure(stage, "edit", draft)
             for name, tensor in (("keys", draft.keys), ("values", draft.values)):
                 units_of(tensor, name, "the draft's", like.shape, like, fail, checks)
@@ -143,7 +162,7 @@ class Pipeline:
         if stage is None:
             raise PipelineError("this pipeline has no merger, so nothing goes into the bank")
         like, noted = bank.keys, dict(bank.metadata)
-        self._call(stage, "merge", bank, bank=bank)
+        self._call(stage, "merge", bank, checks, bank=bank)
         fail = _failure(stage, "merge", bank)
         for name, tensor in (("keys", bank.keys), ("values", bank.values)):
             units_of(tensor, name, "the bank's", like.shape, like, fail, checks)
@@ -152,34 +171,60 @@ class Pipeline:
 
     def place(self, slots: Slots, checks: Checks) -> Placement:
         """Ask where in time a layer's units stand."""
-        value, fail = self._ask("place", slots)
+        value, fail = self._ask(self._hooks["place"][0], "place", slots, checks)
         return placement_of(value, slots, fail, checks)
 
     def view(self, slots: Slots, checks: Checks) -> tuple[Segment, ...]:
         """Ask what each group of heads reads."""
-        value, fail = self._ask("view", slots)
+        value, fail = self._ask(self._hooks["view"][0], "view", slots, checks)
         return segments_of(value, slots, fail, checks)
 
-    def revise(self, slots: Slots, checks: Checks) -> Revision | None:
-        """Ask which units change after the context pass."""
-        value, fail = self._ask("revise", slots)
-        return None if value is None else revision_of(value, slots, fail, checks)
+    def revise(self, slots: Slots, checks: Checks) -> list[Revision]:
+        """Ask every stage that revises which units change after the context pass, in recipe order."""
+        revisions = []
+        for stage in self._hooks["revise"]:
+            value, fail = self._ask(stage, "revise", slots, checks)
+            if value is not None:
+                revisions.append(revision_of(value, slots, fail, checks))
+        return revisions
 
     def switch(self, layout: Layout, event: Event) -> int | None:
         """Ask how many of the newest latent frames stay at a prompt switch."""
-        stage = self._hooks.get("switch")
-        if stage is None:
+        if "switch" not in self._hooks:
             return None
-        value = self._call(stage, "switch", None, layout=layout, event=event)
+        (stage,) = self._hooks["switch"]
+        value = self._call(stage, "switch", None, Checks(strict=True), layout=layout, event=event)
         if value is not None and (not isinstance(value, int) or value < 0):
             what = value if isinstance(value, int) else kind_of(value)
             raise _failure(stage, "switch", None)(f"returned {what}; expected 0 or more frames, or None")
         return value
 
-    def _ask(self, hook: str, slots: Slots) -> tuple[Any, Callable[[str], StageError]]:
-        """Call an optional hook; returns its result and what makes errors of it."""
-        stage = self._hooks[hook]
-        return self._call(stage, hook, slots, slots=slots), _failure(stage, hook, slots)
+    def call(self, stage: Stage, hook: str, given: Mapping[str, Any], checks: Checks) -> Any:
+        """Call one stage's hook, with the stage's options as its schedules set them; nothing is caught.
+
+        Args:
+            stage: the stage.
+            hook: its own, or an optional one that it implements.
+            given: the hook's arguments.
+            checks: takes the conditions on what is measured.
+        """
+        caller = self._calls[stage, hook]
+
+        def run(**given: Any) -> Any:
+            result = caller(**given)
+            # Those two are not firstresult: a list of results, without what was None.
+            return next(iter(result), None) if hook in ("score", "edit") else result
+
+        if stage not in self._scheduled:
+            return run(**given)
+        at = next((one for one in given.values() if isinstance(one, Shown)), None)
+        return self._scheduled[stage].call(run, given, _failure(stage, hook, at), checks)
+
+    def _ask(
+        self, stage: Stage, hook: str, slots: Slots, checks: Checks
+    ) -> tuple[Any, Callable[[str], StageError]]:
+        """Call a stage's optional hook; returns its result and what makes errors of it."""
+        return self._call(stage, hook, slots, checks, slots=slots), _failure(stage, hook, slots)
 
     def _register(self, stage: Stage) -> None:
         if type(stage).__eq__ is not object.__eq__:
@@ -199,27 +244,25 @@ class Pipeline:
                 f"it none but {', '.join(OPTIONAL_HOOKS)}; it implements: {found}"
             )
         for hook in sorted(implemented & set(OPTIONAL_HOOKS)):
-            if other := self._hooks.get(hook):
+            others = self._hooks.setdefault(hook, [])
+            if others and hook not in SHARED_HOOKS:
                 raise PipelineError(
-                    f"plugins '{other.name}' and '{stage.name}' both implement '{hook}'; a policy has one"
+                    f"plugins '{others[0].name}' and '{stage.name}' both implement '{hook}'; a policy has one"
                 )
-            self._hooks[hook] = stage
+            others.append(stage)
 
     def _caller(self, stage: Stage, hook: str) -> pluggy.HookCaller:
         """A caller of this stage's hook alone: its results and errors then belong to one plugin."""
         others = [other for other in self.stages if other is not stage]
         return self.manager.subset_hook_caller(hook, others)
 
-    def _call(self, stage: Stage, hook: str, at: Shown | None, **arguments: Any) -> Any:
+    def _call(self, stage: Stage, hook: str, at: Shown | None, checks: Checks, **given: Any) -> Any:
         try:
-            result = self._calls[stage, hook](**arguments)
+            return self.call(stage, hook, given, checks)
         except TetherflowError as error:  # raised on purpose: its message says what to do
             raise _failure(stage, hook, at)(str(error)) from error
         except Exception as error:
             raise _failure(stage, hook, at)(f"raised {type(error).__name__}: {error}") from error
-        if hook in ("score", "edit"):  # not firstresult: a list of results, without what was None
-            return result[0] if result else None
-        return result
 
 
 def _failure(stage: Stage, hook: str, at: Shown | None) -> Callable[[str], StageError]:

@@ -12,15 +12,16 @@ import attrs
 
 from tetherflow.backbone import Backbone
 from tetherflow.errors import PluginError
+from tetherflow.schedules import SCHEDULE, Schedule
 from tetherflow.stages import Stage, StageName
 
 POLICIES: Final = "tetherflow.policies"
-"""Entry-point group of stage plugins; each names a subclass of `Stage`."""
+"""Entry-point group of stage plugins and schedules; each names a subclass of `Stage` or `Schedule`."""
 
 BACKBONES: Final = "tetherflow.backbones"
 """Entry-point group of backbones; each names a subclass of `Backbone`."""
 
-_BASES: Final[dict[str, type]] = {POLICIES: Stage, BACKBONES: Backbone}
+_BASES: Final[dict[str, tuple[type, ...]]] = {POLICIES: (Stage, Schedule), BACKBONES: (Backbone,)}
 _KINDS: Final = {POLICIES: "stage", BACKBONES: "backbone"}
 
 
@@ -31,7 +32,7 @@ class PluginInfo:
     Attributes:
         name: the name a recipe uses.
         group: the entry-point group.
-        stage: evict, score, select or edit; `backbone` for a backbone; None if it cannot be loaded.
+        stage: evict, score, select, edit or merge; `schedule` or `backbone`; None if it cannot be loaded.
         distribution: the distribution that registers it, as pip names it.
         version: that distribution's version.
         target: where the class lives, `module:Class`.
@@ -78,10 +79,20 @@ def load_stage(name: str, stage: StageName) -> type[Stage]:
         PluginError: It is not installed, is claimed twice, cannot be imported, or is of another stage.
     """
     cls = _load(POLICIES, name)
-    if not issubclass(cls, Stage):  # _load checked it; this is for the type checker
-        raise PluginError(f"plugin '{name}' is not a stage")
-    if cls.stage != stage:
-        raise PluginError(f"plugin '{name}' is of stage '{cls.stage}' and cannot be used as '{stage}'")
+    if not issubclass(cls, Stage) or cls.stage != stage:
+        raise PluginError(f"plugin '{name}' is of stage '{_stage_of(cls)}' and cannot be used as '{stage}'")
+    return cls
+
+
+def load_schedule(name: str) -> type[Schedule]:
+    """Load the schedule of a name.
+
+    Raises:
+        PluginError: It is not installed, is claimed twice, cannot be imported, or is a stage.
+    """
+    cls = _load(POLICIES, name, SCHEDULE)
+    if not issubclass(cls, Schedule):
+        raise PluginError(f"plugin '{name}' is of stage '{_stage_of(cls)}' and cannot be used as a schedule")
     return cls
 
 
@@ -119,8 +130,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
 
 
-def _load(group: str, name: str) -> type:
-    kind = _KINDS[group]
+def _load(group: str, name: str, kind: str | None = None) -> type:
+    kind = kind or _KINDS[group]
     known = installed(group)
     claims = known.get(name, [])
     if not claims:
@@ -142,10 +153,11 @@ def _import(group: str, entry: EntryPoint) -> type:
         loaded: object = entry.load()
     except (Exception, SystemExit) as error:  # a package may do anything when it is imported
         raise PluginError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-    base = _BASES[group]
-    if not isinstance(loaded, type) or not issubclass(loaded, base):
-        raise PluginError(f"{where} is {loaded!r}, which is not a subclass of tetherflow.{base.__name__}")
-    if group == POLICIES and getattr(loaded, "stage", None) is None:
+    bases = _BASES[group]
+    if not isinstance(loaded, type) or not issubclass(loaded, bases):
+        wanted = " or ".join(f"tetherflow.{base.__name__}" for base in bases)
+        raise PluginError(f"{where} is {loaded!r}, which is not a subclass of {wanted}")
+    if group == POLICIES and _stage_of(loaded) is None:
         raise PluginError(f"{where} names no stage; derive it from Evictor, Scorer, Selector or Editor")
     return loaded
 
@@ -158,11 +170,16 @@ def _describe(group: str, entry: EntryPoint, claims: list[EntryPoint]) -> Plugin
     except PluginError as problem:
         error = error or str(problem)
     else:
-        stage = str(getattr(cls, "stage", "backbone"))
+        stage = _stage_of(cls) or "backbone"
         summary = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
     return PluginInfo(
         entry.name, group, stage, _distribution(entry), _version(entry), entry.value, summary, error
     )
+
+
+def _stage_of(cls: type) -> str | None:
+    stage: str | None = getattr(cls, "stage", None)
+    return stage
 
 
 def _claimed_twice(name: str, claims: list[EntryPoint]) -> str:

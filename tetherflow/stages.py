@@ -34,6 +34,8 @@ class Stage:
 
     stage: ClassVar[StageName]
     Options: ClassVar[type[StageOptions]] = StageOptions
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Options that are read but once, such as sizes of side stores: no schedule may move them."""
     metadata: ClassVar[Mapping[str, float]] = {}
     """What is noted of each unit: name, and the value of a new unit. The stages of a policy share them."""
     reads_keys: bool = False

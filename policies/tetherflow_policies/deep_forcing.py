@@ -55,6 +55,7 @@ class DeepForcing(Evictor):
         recent: int = Field(default=4, ge=1, description="Newest frames that are not compressed.")
 
     options: Options
+    fixed = ("recent",)
     destination: ClassVar[Destination] = "memory"
     when: When = "first-pass"
     eager = True
@@ -99,6 +100,7 @@ class Participation(Scorer):
         window: int = Field(default=4, ge=1, description="Newest frames whose queries are pooled.")
 
     options: Options
+    fixed = ("window",)
     needs_query = True
 
     def side_stores(self, shape: SideShape) -> Mapping[str, SideStore]:

@@ -41,6 +41,7 @@ class FadeMem(Selector):
         window: int = Field(default=21, ge=1, description="Temporal positions that the model was trained on.")
 
     options: Options
+    fixed = ("window",)
     metadata: ClassVar[Mapping[str, float]] = {SPAN: 1.0, SHIFT: 0.0}
     blends = True
     decides_at = 0  # ages are the same in every layer

@@ -38,6 +38,7 @@ class ForcingKV(Selector):
         start: int = Field(default=1, ge=0, description="Last chunk in which all heads read alike.")
 
     options: Options
+    fixed = ("decides_at",)
 
     def __init__(self, options: Options | None = None, *, name: str | None = None) -> None:
         super().__init__(options, name=name)

@@ -19,7 +19,7 @@ from tetherflow import (
     StageOptions,
     hookimpl,
 )
-from tetherflow.errors import LayoutError
+from tetherflow_policies.windowing import drop_oldest, refuse_memory
 
 
 class RollingSink(Evictor):
@@ -32,7 +32,8 @@ class RollingSink(Evictor):
     steady window of 21 frames thus reads 15 frames of the archive, the 3 before the chunk, and the chunk.
 
     The published code archives 21 frames, of which it reads the first 18; these are kept here. It also begins
-    every chunk from the same tile of noise, which is no matter of the cache, and is left out.
+    every chunk from the same tile of noise, which is no matter of the cache, and is left out. It has a window
+    alone; beside it, a sink may stand here, or a bank that takes in what leaves.
     """
 
     class Options(StageOptions):
@@ -41,14 +42,11 @@ class RollingSink(Evictor):
         archive: int = Field(default=18, ge=1, description="First frames that are kept, L.")
 
     options: Options
+    fixed = ("archive",)
 
     def check_layout(self, layout: Layout) -> None:
-        """Refuse regions other than a window."""
-        if layout.sink or layout.bank or layout.memory:
-            raise LayoutError(
-                "'rolling-sink' replaces a window's frames and keeps no other region; set sink, bank and "
-                "memory to 0"
-            )
+        """Refuse a memory region, which nothing would ever recall into."""
+        refuse_memory("rolling-sink", layout)
 
     def side_stores(self, shape: SideShape) -> Mapping[str, SideStore]:
         """The archive, for each layer: keys and values of its frames."""
@@ -56,9 +54,9 @@ class RollingSink(Evictor):
         return {"keys": archive, "values": archive}
 
     @hookimpl
-    def evict(self, count: int) -> Eviction:
-        """Choose the `count` oldest units."""
-        return Eviction(range(count))
+    def evict(self, slots: Slots, count: int) -> Eviction:
+        """Choose the `count` oldest units of the window."""
+        return drop_oldest(slots, count)
 
     @hookimpl
     def revise(self, slots: Slots) -> Revision | None:
@@ -69,12 +67,13 @@ class RollingSink(Evictor):
             read = slots.current[: archived * parts]
             side["keys"][:, first * parts :][:, : len(read)] = slots.read_keys(read)
             side["values"][:, first * parts :][:, : len(read)] = slots.read_values(read)
-        oldest = first - slots.current.start // parts
+        window = slots.regions.recent.start
+        oldest = first - (slots.current.start - window) // parts
         replaced = range(max(first - chunk, length, oldest), first)
         if not replaced:
             return None
         units = [part for frame in replaced for part in _units(_zigzag(frame, length), parts)]
-        start = (replaced.start - oldest) * parts
+        start = window + (replaced.start - oldest) * parts
         ranks = range(start, start + len(units))
         return Revision(ranks, _of(side["keys"], units), _of(side["values"], units))
 

@@ -27,7 +27,9 @@ class Tame(Editor):
     @hookimpl
     def edit(self, draft: Draft) -> None:
         """Edit the draft's keys and values in place."""
-        if not draft.trusted_units or not self.options.tau:
+        tau = self.options.tau
+        # A schedule may have measured τ: a tensor, whose value only the device knows.
+        if not draft.trusted_units or (isinstance(tau, float) and tau == 0):
             return
         draft.keys = self._towards(draft.keys, draft.key_statistics, draft.trusted_keys)
         draft.values = self._towards(draft.values, draft.value_statistics, draft.trusted_values)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from tetherflow.bench import Details, Roofline, measure_details
+from tetherflow.bench import Details, Roofline, compare, measure_details
+from tetherflow.cache import CacheEngine
 from tetherflow.recipe import load_recipe
 from tetherflow.rollout.open_session import Backbones
 
@@ -87,3 +91,28 @@ def test_backbone_computes_as_before_when_it_has_been_measured() -> None:
     measure_details(recipe, backbones)
     assert [block.attention for block in network.blocks] == before  # type: ignore[attr-defined]
     assert not any(module._forward_hooks for module in network.modules())  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Only what nothing refers to any more is freed, at once."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_memory_of_what_was_measured_before_does_not_count() -> None:
+    """No cache outlives its measurement: nor a lane's, nor the watched one, nor the session's."""
+
+    def caches() -> int:
+        return sum(type(each) is CacheEngine for each in gc.get_objects())
+
+    before, backbones = caches(), Backbones()
+    recipes = [load_recipe(name, TOY) for name in ("fifo", "tethercache")]
+    compare(recipes, 28, backbones=backbones)
+    assert caches() == before
+    for recipe in recipes:
+        measure_details(recipe, backbones)
+        assert caches() == before

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from tests.cache.drive import Sizes, assert_same, assert_same_record
 from tests.cache.plugins import FEW_SALTS, ScatterEvictor, WanderEvictor, tethercache
-from tetherflow import Layout
+from tetherflow import Eviction, Layout, Slots, hookimpl
 from tetherflow.cache import CacheEngine, Positions
 from tetherflow.errors import LayoutError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing.script import run, write_script
+from tetherflow_policies.grab import Relevance, TopM
+from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.sink_window import SinkWindow
 
 SIZES = Sizes()
@@ -89,6 +91,28 @@ def test_a_cache_for_small_chunks_is_smaller_and_decides_alike() -> None:
     assert sizes[0] > sizes[1]
     with pytest.raises(LayoutError, match="a chunk of 3 frames; this cache was made for 2 at most"):
         cache.begin(3)
+
+
+class AllButNewest(RecallWindow):
+    """Lets all recent units compete, the newest excepted."""
+
+    eager = True
+
+    @hookimpl
+    def evict(self, slots: Slots, count: int) -> Eviction:
+        first = slots.layout.standing + slots.layout.memory
+        return Eviction(range(first, max(first + count, slots.held - 1)), to=self.destination)
+
+
+def test_a_cache_for_small_chunks_has_room_for_all_that_an_eager_policy_sends_away() -> None:
+    script = write_script(SIZES, [2] * 8)
+    records = []
+    for chunk_frames in (None, 2):
+        policy = Pipeline(AllButNewest(), [Relevance(name="relevance")], TopM())
+        cache = CacheEngine(SIZES.shape, Layout(1, 2, 6), policy, SIZES.rotary, chunk_frames=chunk_frames)
+        records.append(run(cache, script))
+    assert_same_record(*records)
+    assert records[0].origins[-1].shape[2] < 9
 
 
 def test_a_cache_for_chunks_that_do_not_fit_is_refused() -> None:

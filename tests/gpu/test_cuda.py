@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tetherflow.cache import CacheEngine, CacheShape
 from tetherflow.errors import StageError
 from tetherflow.pipeline import Pipeline
 from tetherflow_backbones.causal_wan import WanRotary
+from tetherflow_policies.drift_distance import DriftDistance
 from tetherflow_policies.grab import Relevance, TemporalDiversity, TopM
 from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.tame import Tame
@@ -64,8 +66,20 @@ def test_a_gpu_decides_and_attends_as_the_cpu_does() -> None:
         torch.testing.assert_close(found.cpu(), expected, atol=2e-3, rtol=2e-3)
 
 
-def test_a_steady_chunk_never_waits_for_the_device() -> None:
-    cache = engine("cuda")
+def measured() -> Pipeline:
+    """TetherCache with α and τ driven by a signal."""
+    distance = DriftDistance.Options(low=0.3, high=0.9, near=0.1, far=2.0)
+    policy = tethercache()
+    schedules = {
+        "temporal-diversity": {"alpha": DriftDistance(distance)},
+        "Tame": {"tau": DriftDistance(distance)},
+    }
+    return Pipeline(policy.evictor, policy.scorers, policy.selector, policy.editors, schedules=schedules)
+
+
+@pytest.mark.parametrize("policy", [tethercache, measured])
+def test_a_steady_chunk_never_waits_for_the_device(policy: Callable[[], Pipeline]) -> None:
+    cache = engine("cuda", pipeline=policy())
     inputs = [make_inputs(chunk).cuda() for chunk in range(10)]
     for chunk in range(8):
         run_chunk(cache, inputs[chunk])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.pipeline.setting import FILLING, LAYOUT, SIZES
-from tetherflow import Candidates, Draft, Editor, Scorer, Selector, hookimpl
+from tetherflow import Candidates, Draft, Editor, Revision, Scorer, Selector, Slots, hookimpl
+from tetherflow.errors import PipelineError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing import run, write_script
 from tetherflow_policies.grab import TopM
@@ -41,6 +42,27 @@ class Blend(Editor):
     def edit(self, draft: Draft) -> None:
         draft.keys = 2 * draft.keys + self.value
         draft.values.mul_(2).add_(self.value)
+
+
+class Rewrite(Scorer):
+    """Notes a number, and writes it over the values of some of the newest units."""
+
+    metadata: ClassVar[Mapping[str, float]] = {"noted": 0.0}
+
+    def __init__(self, name: str, value: float, units: int) -> None:
+        super().__init__(name=name)
+        self.value, self.units = value, units
+
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        return candidates.metadata["noted"]
+
+    @hookimpl
+    def revise(self, slots: Slots) -> Revision:
+        ranks = range(slots.held - self.units, slots.held)
+        values = torch.full_like(slots.read_values(ranks), self.value)
+        noted = slots.metadata["noted"][:, ranks.start :] + self.value
+        return Revision(ranks, slots.read_keys(ranks), values, {"noted": noted})
 
 
 class Recorder(Selector):
@@ -107,3 +129,24 @@ def test_scores_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
     engine = SIZES.engine(LAYOUT, Pipeline(RecallWindow(), [Half()], TopM()))
     run(engine, write_script(SIZES, [*FILLING, 3]))
     assert engine.memory_origins()[0, 0].tolist() == [4, 5]
+
+
+def test_stages_revise_in_recipe_order_what_the_pass_has_left() -> None:
+    """Each adds to what was noted before the pass: where both do, the later one holds."""
+    scorers = [Rewrite("one", 1.0, 2), Rewrite("two", 10.0, 1)]
+    engine = SIZES.engine(LAYOUT, Pipeline(RecallWindow(), scorers, TopM()))
+    run(engine, write_script(SIZES, [3, 1]))
+    for layer, store in enumerate(engine.layers):
+        assert store.book.metadata(store.order)["noted"].tolist() == [[0, 1, 11, 10]]
+        values = engine.contents(layer)[1][0, 1:]
+        assert [float(unit.mean()) for unit in values] == [1, 1, 10]
+
+
+def test_only_revise_is_shared() -> None:
+    class Placing(Rewrite):
+        @hookimpl
+        def place(self, slots: Slots) -> range:
+            return range(slots.held)
+
+    with pytest.raises(PipelineError, match="plugins 'one' and 'two' both implement 'place'; a policy has"):
+        Pipeline(RecallWindow(), [Placing("one", 1.0, 1), Placing("two", 1.0, 1)], TopM())

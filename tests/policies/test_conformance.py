@@ -30,6 +30,8 @@ MATRIX = [
     "memrope",
     "key-norm",
     "forcing-kv",
+    "tethercache-ramp",
+    "tethercache-adaptive",
 ]
 """Recipes: each tests its stages with its options, at its key positions or others, in small regions."""
 
@@ -67,6 +69,8 @@ def test_policies_that_read_the_cache_conform(name: str, rule: Rule) -> None:
 
 def test_every_stage_is_in_the_matrix() -> None:
     """A policy gets its tests by being listed; this says which one is not."""
-    tested = {stage.name for name in [*MATRIX, *READING] for stage in pipeline_of(load_recipe(name)).stages}
+    policies = [pipeline_of(load_recipe(name)) for name in [*MATRIX, *READING]]
+    tested = {stage.name for policy in policies for stage in policy.stages}
+    tested |= {each.name for policy in policies for of in policy.schedules.values() for each in of.values()}
     ours = {name for name in installed(POLICIES) if provider(POLICIES, name)[0] == "tetherflow"}
     assert ours - tested == set()

@@ -18,7 +18,7 @@ from tetherflow.testing.machine import EngineMachine
 MIXES = {
     "grab, key-norm": "{extends: tethercache, stages: {score: [relevance, temporal-diversity, key-norm]}}",
     "grab, heavy-hitter": "{extends: tethercache, stages: {score: [relevance, temporal-diversity, heavy-hitter]}}",
-    "heavy-hitter, tame": "{extends: h2o, stages: {edit: [tame]}}",
+    "heavy-hitter, tame": "{extends: h2o-tame}",
     "heavy-hitter, key-norm": "{extends: h2o, stages: {score: [heavy-hitter, key-norm]}}",
     "relevance, tame, no sink": "{extends: grab-no-diversity, cache: {regions: {sink: 0, memory: 17}}}",
     "grab, tame, first pass": "{extends: tethercache, stages: {evict: {use: recall-window, when: first-pass}}}",
@@ -33,6 +33,21 @@ MIXES = {
     "key-norm, token": "{extends: key-norm, cache: {unit: token}}",
     "h2o, token, absolute": "{extends: h2o, cache: {unit: token, positions: absolute}}",
     "grab, tame, bands": "{extends: tethercache, cache: {unit: {rows: 1}}}",
+    "grab, ema-sink": "{extends: grab-ema-sink}",
+    "grab, tame, ema-sink, token": "{extends: grab-ema-sink, cache: {unit: token}, stages: {edit: [tame]}}",
+    "fademem, tame": "{extends: fademem-tame}",
+    "forcing-kv, tame": "{extends: forcing-kv, cache: {unit: {rows: 1}}, stages: {edit: [tame], select: {static_heads: [[], [0]]}}}",
+    "forcing-kv, ema-sink": "{extends: forcing-kv, cache: {unit: {rows: 1}, budget: 9, regions: {bank: 3}}, stages: {select: {static_heads: [[1], [0]]}, merge: ema-sink}}",
+    "forcing-kv, memrope": "{extends: forcing-kv, cache: {unit: {rows: 1}, budget: 8, regions: {bank: 2}}, stages: {select: {static_heads: []}, merge: memrope}}",
+    "rolling-sink, ema-sink": "{extends: rolling-sink, cache: {regions: {bank: 3, recent: 18}}, stages: {evict: {archive: 6}, merge: ema-sink}}",
+    "rolling-sink, memrope, sink": "{extends: rolling-sink, cache: {regions: {sink: 3, bank: 2, recent: 16}}, stages: {evict: {archive: 6}, merge: memrope}}",
+    "infinity-rope, ema-sink": "{extends: infinity-rope, cache: {budget: 9, regions: {bank: 3}}, stages: {merge: ema-sink}}",
+    "longlive, memrope": "{extends: longlive, cache: {regions: {bank: 2, recent: 7}}, stages: {merge: memrope}}",
+    "deep-forcing, key-norm, tame": "{extends: deep-forcing, cache: {unit: {rows: 1}}, stages: {score: [key-norm], edit: [tame]}}",
+    "participation, heavy-hitter": "{extends: deep-forcing, stages: {score: [participation, heavy-hitter]}}",
+    "grab by distance, tame on a ramp": "{extends: tethercache-ramp, stages: {score: [relevance, {use: temporal-diversity, alpha: {use: drift-distance, low: 0.5, high: 0.1}}]}}",
+    "grab, tame by distance, tokens": "{extends: tethercache-adaptive, cache: {unit: token}}",
+    "h2o, more queries over time": "{extends: h2o, stages: {score: [{use: heavy-hitter, queries: {use: ramp, from: 1, to: 9, seconds: 5}}]}}",
 }  # fmt: skip
 """Recipes by name; adding a mix is adding a line."""
 
@@ -60,7 +75,8 @@ def engine_of(recipe: Recipe) -> CacheEngine:
 def test_mix_runs_past_a_full_cache(mix: Recipe) -> None:
     engine = engine_of(mix)
     record = run(engine, write_script(MODEL, [3] * 10, seeds=[1, 2]))
-    assert engine.held == engine.layout.budget
+    eager = engine.policy.uses.eager  # lets more go than must
+    assert engine.held == engine.layout.budget or (eager and engine.held < engine.layout.budget)
     assert all(len(dropped[0]) for dropped in record.dropped[-1])
     assert all(bool(attended.isfinite().all()) for attended in record.attended)
 

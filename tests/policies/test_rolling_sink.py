@@ -11,7 +11,7 @@ import torch
 from tests.cache.drive import Sizes
 from tests.policies.slow import Entry, Slow, hold_to
 from tetherflow import Layout
-from tetherflow.cache import Positions
+from tetherflow.cache import Positions, Unit
 from tetherflow.errors import LayoutError
 from tetherflow.pipeline import Pipeline
 from tetherflow.recipe import layout_of, load_recipe, pipeline_of
@@ -85,6 +85,19 @@ def test_archive_counts_as_memory() -> None:
     assert engine.nbytes > engine.side_nbytes + SIZES.layers * 3 * 21 * frame
 
 
-def test_other_regions_are_refused() -> None:
-    with pytest.raises(LayoutError, match="replaces a window's frames and keeps no other region"):
-        SIZES.engine(Layout(1, 0, 20), Pipeline(RollingSink()))
+@pytest.mark.parametrize("unit", ["frame", 1])
+def test_window_is_the_same_beside_a_sink(unit: Unit) -> None:
+    """While the cache fills, too."""
+    policy = Pipeline(RollingSink(RollingSink.Options(archive=6)))
+    plain, beside = (SIZES.engine(Layout(sink, 0, 9), policy, unit=unit) for sink in (0, 2))
+    for chunk in write_script(SIZES, [3, 2, 1, 3, 3, 2, 3, 3, 3]):
+        run(plain, [chunk])
+        run(beside, [chunk])
+        window = beside.regions.recent
+        for alone, all_held in zip(plain.contents(1), beside.contents(1), strict=True):
+            assert torch.equal(all_held[:, window.start :], alone[:, -len(window) :])
+
+
+def test_memory_is_refused() -> None:
+    with pytest.raises(LayoutError, match="'rolling-sink' keeps no memory"):
+        SIZES.engine(Layout(0, 1, 20), Pipeline(RollingSink()))

@@ -21,8 +21,9 @@ def test_schema_knows_sections_plugins_and_ranges() -> None:
     editors = schema["$defs"]["edit-plugin"]["anyOf"]
     assert editors[0] == {"enum": ["tame"]}
     assert editors[1]["properties"]["use"] == {"const": "tame"}
-    tau = editors[1]["properties"]["tau"]
-    assert (tau["minimum"], tau["maximum"]) == (0, 1)
+    number, schedule = editors[1]["properties"]["tau"]["anyOf"]
+    assert (number["minimum"], number["maximum"]) == (0, 1)
+    assert schedule == {"$ref": "#/$defs/schedule"}
     backbones = schema["properties"]["backbone"]["anyOf"]
     assert "toy" in backbones[0]["enum"]
 
@@ -31,6 +32,29 @@ def test_schema_leaves_out_what_is_broken() -> None:
     scorers = json_schema()["$defs"]["score-plugin"]["anyOf"]
     assert {"raises", "relevance", "temporal-diversity"} <= set(scorers[0]["enum"])
     assert not {"broken"} & set(scorers[0]["enum"])
+
+
+def test_schema_knows_what_may_be_scheduled_and_how() -> None:
+    definitions = json_schema()["$defs"]
+
+    def takes(stage: str, name: str, option: str) -> list[str]:
+        (entry,) = (each for each in definitions[f"{stage}-plugin"]["anyOf"] if each.get("title") == name)
+        field = entry["properties"][option]
+        kinds = [kind.get("type") or kind.get("$ref", "") for kind in field.get("anyOf", [field])]
+        return [str(kind).removeprefix("#/$defs/") for kind in kinds]
+
+    assert takes("edit", "tame", "tau") == ["number", "schedule"]
+    assert takes("score", "heavy-hitter", "queries") == ["integer", "null", "time-schedule"]
+    assert takes("select", "fademem", "window") == ["integer"]  # fixed
+    assert takes("merge", "memrope", "adaptive") == ["boolean"]
+    every, timed = (
+        {entry["title"] for entry in definitions[kind]["anyOf"]} for kind in ("schedule", "time-schedule")
+    )
+    assert {"ramp", "drift-distance"} <= every
+    assert "ramp" in timed
+    assert "drift-distance" not in timed
+    (ramp,) = (entry for entry in definitions["time-schedule"]["anyOf"] if entry["title"] == "ramp")
+    assert list(ramp["properties"]) == ["use", "from", "to", "start", "seconds"]
 
 
 def test_every_reference_leads_somewhere() -> None:

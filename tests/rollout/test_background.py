@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable
 
@@ -100,3 +101,22 @@ def test_items_put_behind_an_error_do_not_block() -> None:
     gate.release()
     late.join()
     assert isinstance(background.finish(), OSError)
+
+
+def test_threads_take_short_turns_while_any_works_and_usual_ones_afterwards() -> None:
+    usual = sys.getswitchinterval()
+    started, go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work(item: int) -> None:
+        started.release()
+        go.acquire()
+        broken(item)
+
+    backgrounds = [Background(work), Background(work)]
+    for item, background in enumerate(backgrounds):
+        background.put(item)
+        started.acquire()
+    assert sys.getswitchinterval() < usual / 10
+    go.release(2)
+    assert [type(each.finish()) for each in backgrounds] == [type(None), OSError]
+    assert sys.getswitchinterval() == usual

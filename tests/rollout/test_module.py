@@ -73,6 +73,12 @@ def test_run_folder_holds_everything(output: Path) -> None:
     assert sum(line["event"] == "chunk" for line in log) == 12
 
 
+def test_lock_names_schedules_too(output: Path) -> None:
+    result = run_recipe(toy_recipe(output, "rollout.latent_frames=3", name="tethercache-adaptive"))
+    plugins = json.loads((result.folder.path / "lock.json").read_text())["plugins"]
+    assert plugins["drift-distance"]["distribution"] == "tetherflow"
+
+
 def test_run_again_gives_the_same_videos_in_a_new_folder(output: Path) -> None:
     first = run_recipe(toy_recipe(output, "rollout.seed=3"))
     again = run_recipe(load_recipe(first.folder.path / "recipe.yaml"))

@@ -17,6 +17,7 @@ from tests.rollout.small import LATENT, Small, small_backbone
 from tetherflow import Layout, hookimpl
 from tetherflow.cache.events import Event, How
 from tetherflow.pipeline import Pipeline
+from tetherflow.recipe import layout_of, load_recipe, pipeline_of, unit_of
 from tetherflow.rollout.prompts import PromptSchedule, PromptSwitch
 from tetherflow.rollout.session import Session
 from tetherflow_policies.sink_window import SinkWindow
@@ -233,6 +234,71 @@ def test_what_stays_is_what_the_policy_says(
     session = session_for(backbone, Layout(1, 0, 7), Listening(keeps))
     rollout(session, [schedule(RED, (9, how, BLUE))], 12)
     assert origins(session) == [0, *held, 9, 10, 11]
+
+
+# --- recipes that show them ---------------------------------------------------------------------------
+
+
+def shipped(backbone: Small, name: str, *changes: str) -> tuple[Session, PromptSchedule]:
+    """A shipped recipe's cache and policy, and what it shows."""
+    recipe = load_recipe(name, changes)
+    low = recipe.runtime.memory == "low"
+    options: dict[str, Any] = {"positions": recipe.cache.positions, "unit": unit_of(recipe)}
+    session = Session(backbone, layout_of(recipe), pipeline_of(recipe), low_memory=low, **options)
+    return session, PromptSchedule.of(recipe, recipe.rollout.prompts[0])
+
+
+def test_infinity_rope_switch_flushes_and_then_cuts(backbone: Small) -> None:
+    session, prompts = shipped(backbone, "infinity-rope-switch")
+    assert prompts.timetable == ((24, "flush"), (48, "cut"))
+    after = {}
+    for chunk in session.stream([prompts], latent_frames=54, seeds=[0], decode=False):
+        assert session.cache is not None
+        store = session.cache.layers[0]
+        keys, read = (store.take(buffer, store.order) for buffer in (store.keys, store.read_keys))
+        at = [*range(3), *(range(45, 48) if chunk.index == 16 else range(3, 6))]
+        expected = backbone.rotary.turn(keys, backbone.rotary.phases(torch.tensor(at)[: keys.shape[1]]))
+        torch.testing.assert_close(read, expected, atol=1e-5, rtol=1e-5)
+        after[chunk.index] = origins(session)
+    assert after[7] == [0, 19, 20, 21, 22, 23]
+    assert after[8] == [0, 22, 23, 24, 25, 26]
+    assert after[9] == [0, 25, 26, 27, 28, 29]
+    assert after[16] == [0, 46, 47, 48, 49, 50]
+
+
+def test_longlive_switch_writes_the_window_anew_and_not_the_sink(backbone: Small) -> None:
+    session, prompts = shipped(backbone, "longlive-switch")
+    assert prompts.timetable == ((32, "recache"),)
+    rollout(session, [prompts.prompt], 33)
+    before = cached(session)
+    assert origins(session) == [0, 1, 2, *range(24, 33)]
+    rollout(session, [prompts], 36)
+    assert origins(session) == [0, 1, 2, *range(27, 36)]
+    values, old = cached(session)[1::3], before[1::3]
+    for layer, (found, wrote) in enumerate(zip(values, old, strict=True)):
+        assert torch.equal(found[:, :3], wrote[:, :3])
+        # The first layer's values follow from the latents alone; the prompt speaks in those above it.
+        assert torch.allclose(found[:, 3:9], wrote[:, 6:], atol=1e-5) == (layer == 0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("longlive-switch", ["cache.positions=block-relative"]),
+        ("tethercache", []),
+        ("forcing-kv", ["cache.unit={rows: 1}", "stages.select.static_heads=[[], [0]]"]),
+    ],
+)
+def test_recache_in_little_memory_is_the_same(backbone: Small, recipe: str, changes: list[str]) -> None:
+    """Bit for bit, where layers take turns with one buffer, and groups of heads read what they say."""
+    plain, low = (shipped(backbone, recipe, *changes, f"runtime.memory={m}")[0] for m in ("normal", "low"))
+    prompts = schedule(RED, (24, "recache", BLUE), (33, "flush", TWO), (36, "recache", RED))
+    expected = rollout(plain, [prompts, prompts], 45, seeds=(0, 1))
+    assert torch.equal(rollout(low, [prompts, prompts], 45, seeds=(0, 1)), expected)
+    assert plain.cache is not None
+    assert low.cache is not None
+    assert low.cache.nbytes < plain.cache.nbytes
+    assert torch.equal(low.cache.origins(), plain.cache.origins())
 
 
 # --- when ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 import attrs
 import torch
 
+from tetherflow.bench.kernels import KernelWatch
 from tetherflow.bench.stopwatch import Stopwatch
 from tetherflow.cache import Attention, CacheEngine
 from tetherflow.cache.interfaces import Policy, Rotary
@@ -24,18 +25,22 @@ PARTS: Final = (ATTENTION, PROMPT, POLICY, CACHE, ROTATION, REST)
 order; rotation of queries and keys; and the transformer's products with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
+_ENGINE: Final = ("begin", "attend", "end")
 
 
 @torch.inference_mode()
 def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str, float]:
-    """Seconds of each part in a chunk of a full cache.
+    """Seconds of each part in a chunk of a full cache; on a GPU, how long it is busy, whoever waits for whom.
 
     Args:
         session: whose chunks; it generates a few of its own.
         tuning: how its backbone computes.
         chunks: how many to measure, after the cache is full.
     """
-    backbone, watch = session.backbone, Stopwatch(session.device)
+    backbone = session.backbone
+    watch: Stopwatch | KernelWatch = Stopwatch(session.device)
+    if session.device.type == "cuda":
+        watch = KernelWatch()
     text = backbone.transformer.prepare_text(backbone.encode_prompts(["a measured prompt"]))
     shape = (session.chunk_frames, *backbone.latent_shape)
     noise = NoiseSource([torch.Generator().manual_seed(0)], shape, session.device)
@@ -46,28 +51,33 @@ def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str
     on_prompt = Attention(tuning.attention.name, watch.wrap(PROMPT, tuning.attention.kernel))
     backbone.tune(attrs.evolve(tuning, attention=on_prompt))
     try:
-        for _ in range(chunks):
-            with watch.part(REST):
-                session.sampler.denoise(cache, text, noise)
+        with watch:
+            for _ in range(chunks):
+                with watch.part(REST):
+                    session.sampler.denoise(cache, text, noise)
     finally:
         backbone.tune(tuning)
+        for name in _ENGINE:  # else the cache would hold itself, and its memory would count in what follows
+            delattr(cache, name)
     seconds = watch.seconds()
     return {part: seconds.get(part, 0.0) / chunks for part in PARTS}
 
 
-def _watch_cache(cache: CacheEngine, watch: Stopwatch) -> None:
+def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:
     """Count an engine's own work, and that of what it calls, as parts."""
     cache.attention = Attention(cache.attention.name, watch.wrap(ATTENTION, cache.attention.kernel))
     cache.rotary = cast(Rotary, _Watched(cache.rotary, ("phases", "turn"), ROTATION, watch))
     cache.policy = cast(Policy, _Watched(cache.policy, _HOOKS, POLICY, watch))
-    for name in ("begin", "attend", "end"):
+    for name in _ENGINE:
         setattr(cache, name, watch.wrap(CACHE, getattr(cache, name)))
 
 
 class _Watched:
     """An object some of whose methods count as a part."""
 
-    def __init__(self, watched: object, methods: tuple[str, ...], part: str, watch: Stopwatch) -> None:
+    def __init__(
+        self, watched: object, methods: tuple[str, ...], part: str, watch: Stopwatch | KernelWatch
+    ) -> None:
         self._watched = watched
         for name in methods:
             setattr(self, name, watch.wrap(part, getattr(watched, name)))

@@ -51,6 +51,12 @@ class Stopwatch:
         self._sections: list[_Section] = []
         self._open: _Section | None = None
 
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to stop."""
+
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Count what happens within the block as a part."""

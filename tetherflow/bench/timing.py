@@ -25,6 +25,10 @@ SPAN: Final = 10
 """Chunks whose median stands for a chunk's time, so that no single one decides."""
 
 
+Span = float | tuple[torch.cuda.Event, torch.cuda.Event]
+"""Seconds, or where a GPU begins and ends."""
+
+
 @attrs.frozen
 class Timing:
     """Chunk times of one recipe or other implementation, in seconds.
@@ -110,12 +114,14 @@ def compare(
         for name, rival in (rivals or {}).items():
             work = workload_of(first, chunks)
             lanes.append(_Lane(name, stream_of(name, rival, work), first, is_ours=False))
-        times: list[list[float]] = [[] for _ in lanes]
+        spans: list[list[Span]] = [[] for _ in lanes]
         for chunk in range(chunks):
             for turn in range(len(lanes)):
                 index = (chunk + turn) % len(lanes)
-                times[index].append(_timed(lanes[index].stream, first.device))
+                spans[index].append(_timed(lanes[index].stream, first.device))
             tick()
+        synchronise(first.device)
+    times = [[_seconds(span) for span in own] for own in spans]
     return [_timing(lane, own, times[0]) for lane, own in zip(lanes, times, strict=True)]
 
 
@@ -131,13 +137,25 @@ def _lane(recipe: Recipe, backbones: Backbones, chunks: int) -> _Lane:
     return _Lane(recipe.output.name or "", stream, session, is_ours=True)
 
 
-def _timed(stream: Iterator[object], device: torch.device) -> float:
-    """Seconds that the next chunk takes."""
-    synchronise(device)
-    start = time.perf_counter()
+def _timed(stream: Iterator[object], device: torch.device) -> Span:
+    """How long the next chunk takes: by the clock, or on a GPU between events among its work.
+
+    A GPU is not waited for, as in a rollout: while it computes a chunk the host launches the next.
+    """
+    if device.type != "cuda":
+        start = time.perf_counter()
+        next(stream)
+        return time.perf_counter() - start
+    events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    events[0].record(torch.cuda.current_stream(device))
     next(stream)
-    synchronise(device)
-    return time.perf_counter() - start
+    events[1].record(torch.cuda.current_stream(device))
+    return events
+
+
+def _seconds(span: Span) -> float:
+    """A span's length, once the device has passed it."""
+    return span if isinstance(span, float) else float(span[0].elapsed_time(span[1])) / 1000
 
 
 def _timing(lane: _Lane, own: list[float], base: list[float]) -> Timing:

@@ -17,6 +17,7 @@ from tetherflow.cache.engine import CacheEngine, Phase
 from tetherflow.cache.events import Event
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Uses
 from tetherflow.cache.layout import Layout, Regions
+from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots, Units
 from tetherflow.cache.statistics import Statistics
 
@@ -31,6 +32,7 @@ __all__ = [
     "Event",
     "Eviction",
     "Layout",
+    "Newcomers",
     "Phase",
     "Placement",
     "Policy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ class CacheEngine(CacheState):
         device: where they live.
         strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
         attention: computes attention over the view.
-        chunk_frames: frames of the largest chunk, for as many of which evicted units can wait for a decision;
-            those of the recent region if omitted.
+        chunk_frames: frames of the largest chunk; those of the recent region if omitted. Evicted units of as
+            many frames can wait for a decision, or of all recent ones if the policy is eager.
         share_rotated: whether layers take turns with one buffer of rotated keys, and rotate in every pass: a
             third less memory where there is such a buffer, and the same bits.
 
@@ -203,6 +204,27 @@ class CacheEngine(CacheState):
         if uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
             revise(self._site(layer), view, query)
         return out
+
+    def pass_kind(self) -> Hashable | None:
+        """What the next denoising pass does, but for the values in its tensors and the policy's buffers.
+
+        Passes of equal kinds read and write the same memory in the same way, so that one that was recorded
+        (CUDA graphs) can stand for another.
+
+        Returns:
+            None if the pass may do what no other does: the context pass, one in which memory is decided or
+            rotated keys are made anew, or one whose heads read what the policy says.
+        """
+        if self.phase is not Phase.DENOISE:
+            return None
+        deciding = self._pending and self.policy.uses.recall == "first-pass"
+        if deciding and len(self._decided) < len(self.layers):
+            return None
+        views = self._views.values()
+        if any(view.groups for view in views) or any(store.shared for store in self.layers):
+            return None
+        # Where phases are made anew they may lie elsewhere.
+        return (self._history, self.held, *(view.phases.data_ptr() for view in views))
 
     def switch(self, event: Event) -> None:
         """Tell the policy of a prompt switch between chunks, and drop what it lets go of.

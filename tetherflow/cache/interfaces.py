@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import attrs
@@ -161,8 +161,8 @@ class Policy(Protocol):
         """Say what each group of heads reads."""
         ...
 
-    def revise(self, slots: Slots, checks: Checks) -> Revision | None:
-        """Change units after the context pass has read them."""
+    def revise(self, slots: Slots, checks: Checks) -> Sequence[Revision]:
+        """Change units after the context pass has read them; of two changes of one thing the later holds."""
         ...
 
     def switch(self, layout: Layout, event: Event) -> int | None:

@@ -29,6 +29,7 @@ def absorb(site: Site, leaving: Tensor) -> None:
         values=units.values,
         metadata=dict(units.metadata),
         leaving=_units(store, leaving),
+        first_frame=site.first_frame,
         sides=store.sides,
     )
     site.policy.merge(draft, site.checks)

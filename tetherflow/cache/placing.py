@@ -44,7 +44,11 @@ class Placing:
         """Place a chunk of `frames` frames, the video's from `first_frame` on, after `history` units."""
         if self._ranks is None:
             positions = torch.arange(first_frame, first_frame + frames, device=self.device)
-            self.chunk = self.rotary.phases(positions)
+            phases = self.rotary.phases(positions)
+            if self.chunk.shape == phases.shape:
+                self.chunk.copy_(phases)  # where it is: a recorded pass reads it there
+            else:
+                self.chunk = phases
         else:
             first = -(-history // self.parts)
             self.chunk = self._ranks[first : first + frames]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Selection
 from tetherflow.cache.merging import absorb
+from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.site import Site
 from tetherflow.cache.stage_data import Candidates, Draft
 from tetherflow.cache.statistics import Statistics
@@ -58,18 +59,23 @@ def recall(
     def mean_keys() -> Tensor:
         return statistics().mean[:, standing:, 0].clone()
 
+    @cache
+    def compared() -> Newcomers:
+        own, pool = statistics()[:, trusted:], statistics()[:, :trusted].pooled()
+        return Newcomers(own[:, :, 0], own[:, :, 1], pool[:, 0], pool[:, 1], trusted)
+
     if selection is None:
-        selection = _decide(site, competing, capacity, query, mean_keys)
-    out = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, selection.keep, 1)
-    kept = out.view(torch.bool)
+        selection = _decide(site, competing, capacity, query, mean_keys, compared)
+    marks = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, selection.keep, 1)
+    kept = marks.view(torch.bool)
     # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
-    losers = competing.gather(1, out.argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
-    before = statistics() if policy.uses.edit else None
+    losers = competing.gather(1, marks.argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
+    before = compared() if policy.uses.edit else None
     if policy.uses.merge:
         absorb(site, losers)  # as they are: an edit is for those that are admitted
     if before is not None:
         fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        _edit(site, newcomers, fed[:, capacity:], before, trusted)
+        _edit(site, newcomers, fed[:, capacity:], before)
     if selection.weights is not None:
         _blend(store, competing, selection.keep, selection.weights)
     if selection.metadata:
@@ -78,7 +84,12 @@ def recall(
 
 
 def _decide(
-    site: Site, competing: Tensor, capacity: int, query: Tensor | None, mean_keys: Callable[[], Tensor]
+    site: Site,
+    competing: Tensor,
+    capacity: int,
+    query: Tensor | None,
+    mean_keys: Callable[[], Tensor],
+    newcomers: Callable[[], Newcomers],
 ) -> Selection:
     """Score the candidates and select among them."""
     store, policy = site.store, site.policy
@@ -89,6 +100,7 @@ def _decide(
         residents=capacity,
         origins=store.unit_origins(competing),
         layout=site.layout,
+        first_frame=site.first_frame,
         metadata=store.book.metadata(competing),
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
@@ -96,15 +108,16 @@ def _decide(
         read_keys=lambda: store.take(store.keys, competing),
         read_values=lambda: store.take(store.values, competing),
         read_slots=lambda: site.slots(query),
+        newcomers=newcomers,
     )
     score, scores = policy.score(candidates, site.checks)
     return policy.select(candidates, score, scores, site.checks)
 
 
-def _edit(site: Site, newcomers: Tensor, admitted: Tensor, statistics: Statistics, trusted: int) -> None:
+def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) -> None:
     """Let the policy edit a draft of the newcomers, and write it back to their slots."""
     store = site.store
-    units, pool = store.read(newcomers), statistics[:, :trusted].pooled()
+    units = store.read(newcomers)
     keys, values = units.unbind(dim=0)
     draft = Draft(
         layer=site.layer,
@@ -113,11 +126,12 @@ def _edit(site: Site, newcomers: Tensor, admitted: Tensor, statistics: Statistic
         admitted=admitted.clone(),
         keys=keys,
         values=values,
-        key_statistics=statistics[:, trusted:, 0],
-        value_statistics=statistics[:, trusted:, 1],
-        trusted_keys=pool[:, 0],
-        trusted_values=pool[:, 1],
-        trusted_units=trusted,
+        key_statistics=before.keys,
+        value_statistics=before.values,
+        trusted_keys=before.trusted_keys,
+        trusted_values=before.trusted_values,
+        trusted_units=before.trusted_units,
+        first_frame=site.first_frame,
         sides=store.sides,
     )
     site.policy.edit(draft, site.checks)

@@ -12,16 +12,16 @@ from tetherflow.cache.viewing import View
 def revise(site: Site, view: View, query: Tensor) -> None:
     """Let a policy change a layer's units, and rotate the new keys to where they stand.
 
+    All of its stages are asked before anything changes: each sees what the context pass has left.
+
     Args:
         site: the layer, after its context pass has attended.
         view: what it attended over.
         query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`.
     """
-    revision = site.policy.revise(site.slots(query), site.checks)
-    if revision is None:
-        return
-    slots = site.store.at(revision.ranks)
-    site.store.book.note(slots, revision.metadata)
-    if revision.keys is not None and revision.values is not None:
-        site.store.write(slots, torch.stack([revision.keys, revision.values]))
-        site.placing.rotate(site.store, revision.ranks, view.placement)
+    for revision in site.policy.revise(site.slots(query), site.checks):
+        slots = site.store.at(revision.ranks)
+        site.store.book.note(slots, revision.metadata)
+        if revision.keys is not None and revision.values is not None:
+            site.store.write(slots, torch.stack([revision.keys, revision.values]))
+            site.placing.rotate(site.store, revision.ranks, view.placement)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tetherflow.cache.answers import Ranks
 from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout, Regions
+from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.statistics import Statistics
 from tetherflow.errors import TetherflowError
 
@@ -53,10 +54,12 @@ class Shown:
     Attributes:
         layer: index of the transformer layer.
         chunk: index of the chunk.
+        first_frame: index in the video of the current chunk's first frame.
     """
 
     layer: int
     chunk: int
+    first_frame: int = attrs.field(default=0, kw_only=True)
     _sides: Sides = attrs.field(factory=dict, kw_only=True, repr=False)
 
     def side(self, stage: str) -> Mapping[str, Tensor]:
@@ -79,7 +82,6 @@ class Slots(Shown):
             or frame · parts + part where a unit is a part of a frame.
         regions: which ranks make up each region.
         current: ranks of the current chunk's units; none before it is in.
-        first_frame: index in the video of the current chunk's first frame.
         event: the prompt switch right before the current chunk, if there was one.
         metadata: what stages note of each unit, `[B, n]` by name.
     """
@@ -93,7 +95,6 @@ class Slots(Shown):
     current: range = attrs.field(
         default=attrs.Factory(lambda self: range(self.held, self.held), takes_self=True), kw_only=True
     )
-    first_frame: int = attrs.field(default=0, kw_only=True)
     event: Event | None = attrs.field(default=None, kw_only=True)
     metadata: Metadata = attrs.field(factory=dict, kw_only=True)
     _reader: Reader | None = attrs.field(default=None, kw_only=True, repr=False)
@@ -161,6 +162,10 @@ def _no_slots() -> Slots:
     raise TetherflowError("these candidates were made without slots; only an engine's have some")
 
 
+def _no_newcomers() -> Newcomers:
+    raise TetherflowError("these candidates were made without statistics; only an engine's have some")
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class Candidates(Shown):
     """Units that compete for one layer's memory region: its residents, then what was just evicted.
@@ -171,6 +176,7 @@ class Candidates(Shown):
         origins: serial number of each candidate, int64 `[B, N]`, ascending.
         layout: the regions' sizes, in units.
         metadata: what stages note of each candidate, `[B, N]` by name.
+        sample: the sample's place in its batch if it is shown alone, as if B were 1; None for the batch.
         read_keys: returns all unrotated keys `[B, N, T, heads, head_dim]`; a copy, made when called.
         read_values: returns all values, likewise.
         read_slots: returns the layer's units, those that stay where they are included. If memory is decided
@@ -183,12 +189,14 @@ class Candidates(Shown):
     origins: Tensor
     layout: Layout = attrs.field(factory=Layout)
     metadata: Metadata = attrs.field(factory=dict)
+    sample: int | None = None
     _mean_keys: Tensor | Callable[[], Tensor]
     _mean_query: Tensor | None = None
     _query: Tensor | None = attrs.field(default=None, repr=False)
     read_keys: Callable[[], Tensor]
     read_values: Callable[[], Tensor]
     read_slots: Callable[[], Slots] = attrs.field(default=_no_slots, repr=False)
+    _newcomers: Callable[[], Newcomers] = attrs.field(default=_no_newcomers, repr=False)
 
     @property
     def frames(self) -> Tensor:
@@ -204,6 +212,11 @@ class Candidates(Shown):
     def mean_keys(self) -> Tensor:
         """Mean unrotated key of each candidate, float32 `[B, N, heads, head_dim]`."""
         return self._mean_keys if isinstance(self._mean_keys, Tensor) else self._mean_keys()
+
+    @cached_property
+    def newcomers(self) -> Newcomers:
+        """Statistics of those just evicted, and of the trusted pool."""
+        return self._newcomers()
 
     @cached_property
     def mean_query(self) -> Tensor:
@@ -250,6 +263,8 @@ class Draft:
             they were before this decision.
         trusted_values: value statistics of the trusted pool.
         trusted_units: how many units the trusted pool holds.
+        first_frame: index in the video of the current chunk's first frame.
+        sample: the sample's place in its batch if it is shown alone, as if B were 1; None for the batch.
     """
 
     layer: int
@@ -263,12 +278,25 @@ class Draft:
     trusted_keys: Statistics
     trusted_values: Statistics
     trusted_units: int
+    first_frame: int = 0
+    sample: int | None = None
     _sides: Sides = attrs.field(factory=dict, repr=False)
 
     @property
     def tokens(self) -> int:
         """Tokens of one unit, T."""
         return int(self.keys.shape[2])
+
+    @property
+    def newcomers(self) -> Newcomers:
+        """The statistics of all newcomers and of the trusted pool, as they were before any edit."""
+        return Newcomers(
+            self.key_statistics,
+            self.value_statistics,
+            self.trusted_keys,
+            self.trusted_values,
+            self.trusted_units,
+        )
 
     def side(self, stage: str) -> Mapping[str, Tensor]:
         """Live tensors of the side stores that a stage declares; see `Slots.side`."""
@@ -307,6 +335,7 @@ class Bank:
         values: values, of the same shape.
         metadata: what stages note of each unit, float32 `[B, b]` by name.
         leaving: the units that leave; read only.
+        first_frame: index in the video of the current chunk's first frame.
     """
 
     layer: int
@@ -317,6 +346,7 @@ class Bank:
     values: Tensor
     metadata: dict[str, Tensor]
     leaving: Units
+    first_frame: int = 0
     _sides: Sides = attrs.field(factory=dict, repr=False)
 
     def side(self, stage: str) -> Mapping[str, Tensor]:

@@ -31,7 +31,8 @@ class CacheState:
         positions: how keys are positioned, unless the policy places them.
         dtype: type of keys and values.
         device: where they live.
-        chunk_frames: frames of the largest chunk: as many evicted units can wait for a decision.
+        chunk_frames: frames of the largest chunk: as many evicted units can wait for a decision, or as many
+            as the recent region has if the policy lets more leave than must.
         share_rotated: whether layers take turns with one buffer of rotated keys.
     """
 
@@ -53,7 +54,8 @@ class CacheState:
         self.device = device
         uses = policy.uses
         unit = (shape.tokens // layout.parts, shape.heads, shape.head_dim)
-        pending = chunk_frames * layout.parts if uses.recall in ("first-pass", "commit") else 0
+        waiting = layout.recent if uses.eager else chunk_frames * layout.parts
+        pending = waiting if uses.recall in ("first-pass", "commit") else 0
         sizes = StoreShape(batch, layout.budget, pending, *unit)
         rotated: bool | Tensor = uses.raw or positions == "block-relative"
         if rotated and share_rotated:

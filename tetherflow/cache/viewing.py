@@ -71,6 +71,8 @@ def look(site: Site, changed: range, before: View | None) -> View:
     if slots is not None and policy.uses.place:
         placement = policy.place(slots, site.checks)
         phases = placing.chunk_at(placement, site.current)
+        if before is not None and before.placement is not None and before.phases.shape == phases.shape:
+            phases = before.phases.copy_(phases)  # where it is: a recorded pass reads it there
         moved = _first_moved(placement, before.placement if before else None)
         changed = range(min(moved, changed.start) if changed else moved, history)
     if not store.shared:  # else each pass rotates all

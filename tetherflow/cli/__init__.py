@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tetherflow.cli import bench, check, demo, drift, fetch, new_policy, plugins, replay, run, schema
+from tetherflow.cli import bench, check, demo, drift, fetch, new_policy, picture, plugins, replay, run, schema
 from tetherflow.errors import StageError, TetherflowError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, check, demo, fetch, plugins, new_policy, schema, replay, drift, bench):
+for module in (run, check, demo, fetch, picture, plugins, new_policy, schema, replay, drift, bench):
     name = module.__name__.rpartition(".")[2].replace("_", "-")
     app.command(name, epilog=module.EXAMPLE, no_args_is_help=module.NEEDS_ARGUMENTS)(module.command)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from tetherflow.errors import OutputError
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, contents: str | bytes) -> None:
     """Write a file so that a reader sees either nothing new or all of it.
 
     Args:
         path: the file; an older one is replaced, and its folder is made if it is not there.
-        text: what it is to hold.
+        contents: what it is to hold; text is encoded in UTF-8.
 
     Raises:
         OutputError: It cannot be written.
@@ -21,7 +21,7 @@ def write_whole(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(contents if isinstance(contents, bytes) else contents.encode("utf-8"))
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)

@@ -23,13 +23,19 @@ from tetherflow.backbone import Backbone
 from tetherflow.errors import OutputError
 from tetherflow.evaluate import features
 from tetherflow.evaluate.windows import WindowPlan, WindowStatistics
-from tetherflow.plugins import load_backbone, load_stage
+from tetherflow.plugins import load_backbone, load_schedule, load_stage
 from tetherflow.recipe import Recipe
 from tetherflow.rollout.batches import Item
 from tetherflow.rollout.devices import dtype_of
 from tetherflow.rollout.writers import safe_name
 
-_DECISIVE: Final = ("tetherflow.cache", "tetherflow.evaluate", "tetherflow.pipeline", "tetherflow.rollout")
+_DECISIVE: Final = (
+    "tetherflow.cache",
+    "tetherflow.evaluate",
+    "tetherflow.pipeline",
+    "tetherflow.rollout",
+    "tetherflow.scheduling",
+)
 """Modules and packages of the framework whose code decides what is generated and measured."""
 
 
@@ -108,11 +114,10 @@ class Shelf:
 
 def code_digest(recipe: Recipe) -> str:
     """SHA-256 over the Python files of the engine, and of the packages that a recipe's plugins come from."""
-    stages = recipe.stages
-    classes: list[type] = [load_backbone(recipe.backbone.use), load_stage(stages.evict.use, "evict")]
-    classes += [load_stage(entry.use, "score") for entry in stages.score]
-    classes += [load_stage(stages.select.use, "select")] if stages.select else []
-    classes += [load_stage(entry.use, "edit") for entry in stages.edit]
+    classes: list[type] = [load_backbone(recipe.backbone.use)]
+    for stage, entry in recipe.stages.entries:
+        classes.append(load_stage(entry.use, stage))
+        classes += [load_schedule(schedule.use) for schedule in entry.schedules.values()]
     packages = {cls.__module__.partition(".")[0] for cls in classes}
     digest = hashlib.sha256()
     for module in (*_DECISIVE, *sorted(packages)):

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_serializer, model_validator
 from tetherflow.cache.attention import AttentionName
 from tetherflow.recipe.prompts import VideoPrompt
 from tetherflow.recipe.section import Misfit, Section
+from tetherflow.stages import StageName
 from tetherflow.tuning import MatrixProducts
 
 DEVICE = r"^(auto|cpu|cuda|cuda:\d+)$"
@@ -40,9 +41,20 @@ class PluginEntry(Section):
     def _flatten(self) -> dict[str, Any]:
         return {"use": self.use, **self.options}
 
+    @property
+    def schedules(self) -> dict[str, PluginEntry]:
+        """The options that a schedule sets, and which; only a stage's can be."""
+        named = {name: value for name, value in self.options.items() if is_entry(value)}
+        return {name: PluginEntry.model_validate(value) for name, value in named.items()}
+
     def options_json(self) -> str:
         """The options as JSON, for the plugin's own model to validate."""
         return json.dumps(self.options)
+
+
+def is_entry(value: object) -> bool:
+    """Whether an option's value names a plugin of its own: a schedule."""
+    return isinstance(value, dict) and isinstance(value.get("use"), str)
 
 
 class Bands(Section):
@@ -136,6 +148,18 @@ class Stages(Section):
         default=None, description="Works what is dropped into the bank; at most one, where there is a bank."
     )
 
+    @property
+    def entries(self) -> list[tuple[StageName, PluginEntry]]:
+        """Every stage plugin and the stage it is of, in the order in which they run."""
+        listed: dict[StageName, list[PluginEntry | None]] = {
+            "evict": [self.evict],
+            "score": [*self.score],
+            "select": [self.select],
+            "edit": [*self.edit],
+            "merge": [self.merge],
+        }
+        return [(stage, entry) for stage, entries in listed.items() for entry in entries if entry]
+
     @model_validator(mode="after")
     def _selects_what_is_scored(self) -> Stages:
         if self.score and self.select is None:
@@ -207,6 +231,11 @@ class Runtime(Section):
         default="auto",
         description="Whether to compile what lies between attentions; auto does for large models on a GPU, "
         "for which it is worth the minute that it takes.",
+    )
+    graphs: Literal["auto", "never"] = Field(
+        default="auto",
+        description="Whether denoising passes are recorded once and replayed (CUDA graphs), which spares the "
+        "host their launching; auto does on a GPU, unless memory is low. The videos are the same.",
     )
     matmul: MatrixProducts = Field(
         default="precision",

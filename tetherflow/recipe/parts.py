@@ -15,6 +15,8 @@ from tetherflow.pipeline import Pipeline
 from tetherflow.plugins import load_backbone, load_stage
 from tetherflow.recipe.model import PluginEntry, Recipe
 from tetherflow.recipe.problems import Problem
+from tetherflow.recipe.scheduled import build
+from tetherflow.schedules import Schedule
 from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage, StageName
 
 Kind = TypeVar("Kind", bound=Stage)
@@ -43,12 +45,23 @@ def pipeline_of(recipe: Recipe) -> Pipeline:
         PipelineError: The stages do not make up a policy.
     """
     stages = recipe.stages
+    schedules: dict[str, dict[str, Schedule]] = {}
+
+    def stage(entry: PluginEntry, name: StageName, kind: type[Kind]) -> Kind:
+        cls = load_stage(entry.use, name)
+        if not issubclass(cls, kind):
+            raise PipelineError(f"plugin '{entry.use}' is no {kind.__name__} and cannot serve as '{name}'")
+        options, schedules[entry.use] = build(entry, cls)
+        return cls(options, name=entry.use)
+
     return Pipeline(
-        evict=_stage(stages.evict, "evict", Evictor),
-        score=[_stage(entry, "score", Scorer) for entry in stages.score],
-        select=_stage(stages.select, "select", Selector) if stages.select else None,
-        edit=[_stage(entry, "edit", Editor) for entry in stages.edit],
-        merge=_stage(stages.merge, "merge", Merger) if stages.merge else None,
+        evict=stage(stages.evict, "evict", Evictor),
+        score=[stage(entry, "score", Scorer) for entry in stages.score],
+        select=stage(stages.select, "select", Selector) if stages.select else None,
+        edit=[stage(entry, "edit", Editor) for entry in stages.edit],
+        merge=stage(stages.merge, "merge", Merger) if stages.merge else None,
+        schedules=schedules,
+        frame_seconds=LATENT_STRIDE / load_backbone(recipe.backbone.use).fps,
     )
 
 
@@ -108,20 +121,11 @@ def check_parts(recipe: Recipe) -> list[Problem]:
 def advice_on(recipe: Recipe) -> list[str]:
     """What its backbone has to say against the recipe's cache and policy: warnings, not errors."""
     stages = recipe.stages
-    selectors = [stages.select] if stages.select else []
-    entries = [stages.evict, *stages.score, *selectors, *stages.edit]
+    entries = [stages.evict, *stages.score, stages.select, *stages.edit, stages.merge]
     use = CacheUse(
-        policies=tuple(entry.use for entry in entries),
+        policies=tuple(entry.use for entry in entries if entry is not None),
         layout=layout_of(recipe),
         positions=recipe.cache.positions,
         chunk_frames=chunk_frames_of(recipe),
     )
     return load_backbone(recipe.backbone.use).advice(use)
-
-
-def _stage(entry: PluginEntry, stage: StageName, kind: type[Kind]) -> Kind:
-    cls = load_stage(entry.use, stage)
-    if not issubclass(cls, kind):
-        raise PipelineError(f"plugin '{entry.use}' is no {kind.__name__} and cannot serve as stage '{stage}'")
-    options = cls.Options.model_validate_json(entry.options_json(), strict=True)
-    return cls(options, name=entry.use)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
 from tetherflow.cache.events import How
 from tetherflow.recipe.section import Misfit, Section
+from tetherflow.seconds import Seconds
 
 NOT_BLANK = r"\S"
 Prompt = Annotated[str, StringConstraints(pattern=NOT_BLANK)]
@@ -24,26 +16,6 @@ Prompt = Annotated[str, StringConstraints(pattern=NOT_BLANK)]
 KINDS: Final = {"one prompt": "string", "prompts over time": "array"}
 """Names that errors give the two ways to write a video's prompt, and their types in a JSON schema."""
 _PLAIN, _TIMED = KINDS
-_TIME: Final = r"^\d+(\.\d*)?s$"
-
-
-def _seconds(value: Any) -> Any:
-    """Read `20s`; numbers are seconds already."""
-    if isinstance(value, str) and re.match(_TIME, value):
-        return float(value[:-1])
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise ValueError(f"{value!r} is no time in a video; expected seconds, such as 20s or 20")
-    return value
-
-
-Seconds = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _TIME}]},
-        mode="validation",
-    ),
-]
 
 
 class TimedPrompt(Section):

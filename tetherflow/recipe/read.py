@@ -16,9 +16,12 @@ from tetherflow.recipe.layers import read_layers
 from tetherflow.recipe.model import PATH_FORMATS, Recipe
 from tetherflow.recipe.parts import check_parts
 from tetherflow.recipe.problems import Problem, explain, recipe_error, schema_at
+from tetherflow.recipe.scheduled import read_schedules, written
 from tetherflow.recipe.source import Key, Source
 from tetherflow.recipe.timetable import check_times
-from tetherflow.stages import StageName
+from tetherflow.schedule_fitting import at_bound
+from tetherflow.schedules import Schedule
+from tetherflow.stages import Stage, StageName
 
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -104,14 +107,23 @@ def _fill_options(data: dict[str, Any], source: Source, problems: list[Problem])
             return entry  # already reported
         options = {name: value for name, value in entry.items() if name != "use"}
         try:
-            model: type[BaseModel] = load(entry["use"]).Options
-            options = _anchor(options, model.model_json_schema(), key, source)
-            filled = model.model_validate_json(json.dumps(options), strict=True)
+            plugin = load(entry["use"])
         except PluginError as error:
             problems.append(Problem((*key, "use"), str(error)))
             return entry
+        model: type[BaseModel] = plugin.Options
+        options = _anchor(options, model.model_json_schema(), key, source)
+        schedules: dict[str, Schedule] = {}
+        found: list[Problem] = []
+        if issubclass(plugin, Stage):
+            schedules = read_schedules(plugin, options, key, found)
+        try:
+            filled = _validated(model, options, [at_bound(plugin, schedules, end) for end in (0, 1)])
         except ValidationError as error:
-            problems.extend(explain(error, model, key))
+            reported = {problem.key[: len(key) + 1] for problem in found}
+            found += [problem for problem in explain(error, model, key) if problem.key not in reported]
+        if found:
+            problems.extend(found)
             return entry
         # A default path belongs to this installation; spelt out, it would tie the recipe to this machine.
         chosen = filled.model_fields_set
@@ -120,7 +132,8 @@ def _fill_options(data: dict[str, Any], source: Source, problems: list[Problem])
             for name in model.model_fields
             if name not in chosen and isinstance(getattr(filled, name), Path)
         }
-        return {"use": entry["use"], **filled.model_dump(mode="json", exclude=own)}
+        scheduled = {option: written(schedule) for option, schedule in schedules.items()}
+        return {"use": entry["use"], **filled.model_dump(mode="json", exclude=own), **scheduled}
 
     def stage_loader(stage: StageName) -> Callable[[str], type[Any]]:
         return lambda name: load_stage(name, stage)
@@ -139,6 +152,18 @@ def _fill_options(data: dict[str, Any], source: Source, problems: list[Problem])
                     fill(entry, (*key, index), stage_loader(stage)) for index, entry in enumerate(entries)
                 ]
     return filled
+
+
+def _validated(
+    model: type[BaseModel], options: dict[str, Any], bounds: Iterable[dict[str, float]]
+) -> BaseModel:
+    """Options as their plugin's model takes them, with those that are scheduled at each end of their range.
+
+    Raises:
+        ValidationError: They are not valid, at the first end at which they are not.
+    """
+    filled = [model.model_validate_json(json.dumps(options | end), strict=True) for end in bounds]
+    return filled[0]
 
 
 def _anchor(options: dict[str, Any], schema: dict[str, Any], key: Key, source: Source) -> dict[str, Any]:

@@ -35,10 +35,9 @@ def lock_of(recipe: Recipe, session: Session) -> dict[str, Any]:
         recipe: what is run.
         session: its session, opened.
     """
-    stages = recipe.stages
-    single = [entry for entry in (stages.select, stages.merge) if entry]
     uses = [(BACKBONES, recipe.backbone.use)]
-    uses += [(POLICIES, entry.use) for entry in [stages.evict, *stages.score, *single, *stages.edit]]
+    for _, entry in recipe.stages.entries:
+        uses += [(POLICIES, one.use) for one in (entry, *entry.schedules.values())]
     return {
         "tetherflow": tetherflow.__version__,
         "python": platform.python_version(),

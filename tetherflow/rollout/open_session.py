@@ -47,6 +47,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         dtype=dtype,
         attention=_attention_of(recipe, device, backbone),
         low_memory=recipe.runtime.memory == "low",
+        graphs=recipe.runtime.graphs == "auto",
     )
 
 

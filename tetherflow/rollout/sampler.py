@@ -17,6 +17,10 @@ FlowObserver = Callable[[int, Tensor], None]
 """Called with a pass's index and the flow `[B, F, C, H, W]` it predicted; the context pass comes last."""
 
 
+Predictor = Callable[[Tensor, Tensor, Any, CacheEngine], Tensor]
+"""Predicts the flow of noisy latents at timesteps, for prompts, from a cache: called as a transformer is."""
+
+
 @attrs.frozen(eq=False)
 class Sampler:
     """The re-noising few-step sampler of Self-Forcing (arXiv 2506.08009, algorithm 2).
@@ -39,6 +43,7 @@ class Sampler:
         text: Any,
         noise: Callable[[int], Tensor],
         observe: FlowObserver | None = None,
+        predict: Predictor | None = None,
     ) -> Tensor:
         """Generate one chunk and leave it in the cache.
 
@@ -48,6 +53,7 @@ class Sampler:
             noise: returns standard normal noise `[B, F, C, H, W]`, float32, for a pass: the chunk's initial
                 noise for pass 0, the noise that is added afresh before each later one.
             observe: sees each pass's flow.
+            predict: what to call in the denoising passes in the transformer's place; it computes the same.
 
         Returns:
             Clean latents `[B, F, C, H, W]`, float32.
@@ -59,7 +65,7 @@ class Sampler:
         for step, (timestep, sigma) in enumerate(
             zip(self.schedule.timesteps, self.schedule.sigmas, strict=True)
         ):
-            flow = self._predict(noisy, timestep, text, cache)
+            flow = self._predict(noisy, timestep, text, cache, predict)
             if observe:
                 observe(step, flow)
             latents = clean(noisy, flow, sigma)
@@ -86,6 +92,13 @@ class Sampler:
             observe(len(self.schedule.sigmas), flow)
         cache.end()
 
-    def _predict(self, latents: Tensor, timestep: float, text: Any, cache: CacheEngine) -> Tensor:
+    def _predict(
+        self,
+        latents: Tensor,
+        timestep: float,
+        text: Any,
+        cache: CacheEngine,
+        predict: Predictor | None = None,
+    ) -> Tensor:
         timesteps = torch.full(latents.shape[:2], timestep, dtype=torch.float32, device=latents.device)
-        return self.transformer(latents.to(self.dtype), timesteps, text, cache).float()
+        return (predict or self.transformer)(latents.to(self.dtype), timesteps, text, cache).float()

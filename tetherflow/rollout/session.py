@@ -18,6 +18,7 @@ from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
+from tetherflow.rollout.graphs import GraphedTransformer
 from tetherflow.rollout.history import LatentHistory
 from tetherflow.rollout.prompts import PromptSchedule, PromptTrack
 from tetherflow.rollout.sampler import Sampler
@@ -62,6 +63,7 @@ class Session:
         attention: computes self-attention over the cache.
         low_memory: whether to save memory at the cost of time: layers share one buffer of rotated keys,
             decoding waits its turn, and text encoder and autoencoder leave the device when idle.
+        graphs: whether to replay recorded passes (CUDA graphs) on a GPU, unless memory is to be saved.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Session:
         dtype: torch.dtype = torch.float32,
         attention: Attention = PLAIN,
         low_memory: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.backbone = backbone
         self.layout = layout
@@ -89,6 +92,7 @@ class Session:
         self.dtype = dtype
         self.attention = attention
         self.low_memory = low_memory
+        self.graphs = graphs and self.device.type == "cuda" and not low_memory
         self.settings: SamplerSettings = backbone.sampler
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
         layout.check_chunk(self.chunk_frames)
@@ -163,6 +167,7 @@ class Session:
         decoder: ChunkDecoder | None = None
         if decode:
             decoder = ChunkDecoder(self.backbone.decoder(), self.device, beside=not self.low_memory)
+        predict = GraphedTransformer(self.backbone.transformer) if self.graphs else None
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         index = done = 0
         given = 0 if first_latents is None else min(first_latents.shape[1], latent_frames)
@@ -175,7 +180,8 @@ class Session:
                 self.sampler.prefill(self.cache, track.text, latents)
             else:
                 frames = min(self.chunk_frames, latent_frames - done)
-                latents = self.sampler.denoise(self.cache, track.text, self._noise(generators, frames))
+                noise = self._noise(generators, frames)
+                latents = self.sampler.denoise(self.cache, track.text, noise, predict=predict)
             if self.history is not None:
                 self.history.append(latents)
             yield Chunk(index, latents, None if decoder is None else decoder(latents))

@@ -35,6 +35,8 @@ _ENCODER: Final = {
     # code gives the bits of its plain C, at three times the speed. Other processors ignore the option.
     "x264-params": "asm=SSE2",
 }
+_THREADS: Final = 4
+"""Of the encoder, on any machine: x264 gives the same bytes for the same number, and notes it in the file."""
 _SLUG_BYTES: Final = 60
 _BT709: Final = 1  # the same number in all three tables of ITU-T H.273
 
@@ -42,10 +44,10 @@ _BT709: Final = 1  # the same number in all three tables of ITU-T H.273
 class VideoWriter:
     """Appends frames to an MP4 as they come; memory does not grow with length.
 
-    Equal frames give equal bytes (same FFmpeg build) on any x86 processor: the encoder runs its portable code
-    on one thread, since x264's output depends on both, and no date is written. Colours are tagged BT.709,
-    limited range. An odd height or width is made even by repeating the last row or column, which `yuv420p`
-    needs.
+    Equal frames give equal bytes (same FFmpeg build) on any x86 processor, with any number of cores: the
+    encoder runs its portable code on a fixed number of threads, since x264's output depends on both, and no
+    date is written. Colours are tagged BT.709, limited range. An odd height or width is made even by
+    repeating the last row or column, which `yuv420p` needs.
 
     Use it as a context manager, which closes with `interrupted=True` when an exception passes through
     (Ctrl-C included), or call `close` yourself.
@@ -166,7 +168,7 @@ class _Open:
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
-        codec.thread_count = 1
+        codec.thread_type, codec.thread_count = "FRAME", _THREADS
         codec.gop_size = _FRAGMENT_SECONDS * fps
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
         codec.color_range = ColorRange.MPEG

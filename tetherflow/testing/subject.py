@@ -111,6 +111,8 @@ def _again(policy: Pipeline) -> Pipeline:
         select=copy.deepcopy(policy.selector),
         edit=copy.deepcopy(policy.editors),
         merge=copy.deepcopy(policy.merger),
+        schedules=copy.deepcopy(policy.schedules),
+        frame_seconds=policy.frame_seconds,
     )
     if [stage.name for stage in again.stages] != [stage.name for stage in policy.stages]:
         raise PipelineError("this policy has stages of a kind that the conformance suite does not know")

@@ -10,12 +10,15 @@ import pluggy
 import torch
 from torch import Tensor
 
-from tetherflow.cache import Eviction
+from tetherflow.cache import Candidates, Draft, Eviction
 from tetherflow.errors import StageError
 from tetherflow.pipeline import Pipeline
 
 DRAFTED: Final = ("draft.keys", "draft.values", "bank.keys", "bank.values", "bank.metadata")
 """What a hook may write besides side stores: all else that it is given is not its own."""
+
+
+_PLACE: Final = ("plugin", "stage", "layer", "chunk")
 
 
 @attrs.frozen(eq=False)
@@ -80,7 +83,10 @@ class Watch:
         out = dict(tensors_in(_listed(result, given), "result"))
         out |= {name: x for name, x in tensors_given(given) if may_write(name)}
         call = _call(hook, methods, given, {name: x.clone() for name, x in out.items()})
-        self.calls.append(call)
+        if self.calls and _goes_on(self.calls[-1], call):
+            self.calls[-1] = _joined(self.calls[-1], call)
+        else:
+            self.calls.append(call)
         if self._after is not None:
             self._after(call)
 
@@ -148,6 +154,24 @@ def same(x: Tensor, y: Tensor) -> bool:
 def _call(hook: str, methods: Any, given: Mapping[str, Any], out: dict[str, Tensor]) -> Call:
     at = next(value for value in given.values() if hasattr(value, "layer") and hasattr(value, "chunk"))
     return Call(methods[0].plugin_name, hook, at.layer, at.chunk, dict(given), out)
+
+
+def _goes_on(batch: Call, sample: Call) -> bool:
+    """Whether a call shows one more sample of a batch whose samples a stage is shown one by one."""
+    shown = (one for one in sample.given.values() if isinstance(one, Candidates | Draft))
+    place = next((one.sample for one in shown), None)
+    same_call = all(getattr(batch, name) == getattr(sample, name) for name in _PLACE)
+    return bool(place) and same_call
+
+
+def _joined(batch: Call, sample: Call) -> Call:
+    """The call of a batch, as far as it is known, with one more sample's."""
+    given = {
+        name: torch.cat([x, sample.given[name]]) if isinstance(x, torch.Tensor) else x
+        for name, x in batch.given.items()
+    }
+    out = {name: torch.cat([x, sample.out[name]]) for name, x in batch.out.items()}
+    return attrs.evolve(batch, given=given, out=out)
 
 
 def _listed(result: object, given: Mapping[str, Any]) -> object:

@@ -6,6 +6,7 @@ import attrs
 
 from tetherflow.backbone import CacheUse
 from tetherflow.cache.interfaces import Positions
+from tetherflow.cache.layout import Layout
 
 
 @attrs.frozen
@@ -15,6 +16,7 @@ class Training:
     Attributes:
         window: latent frames that it attended to at most, the current chunk included.
         sink: first frames that stayed among them.
+        bank: frames after the sink that took in what left the window.
         positions: key positions.
         policies: stage plugins of the policy that it was trained with; None if it was trained on videos that
             fit into the window, so that any policy is as foreign to it as any other.
@@ -22,6 +24,7 @@ class Training:
 
     window: int = 21
     sink: int = 0
+    bank: int = 0
     positions: Positions = "absolute"
     policies: tuple[str, ...] | None = None
 
@@ -39,10 +42,11 @@ class Training:
                 f"{name} was trained with the policy {_list(self.policies)}, and meets {_list(use.policies)} "
                 "for the first time here; a policy without training is better tried on self-forcing"
             )
-        elif self.policies is not None and (use.layout.sink, use.layout.budget) != (self.sink, self.window):
+        elif self.policies is not None and _kept(use.layout) != (self.sink, self.bank, self.window):
+            sink, bank, window = _kept(use.layout)
             found.append(
-                f"{name} was trained with {self.sink} sink frames in a window of {self.window}; "
-                f"this recipe gives it {use.layout.sink} in {use.layout.budget}"
+                f"{name} was trained with {self.sink} sink frames and a bank of {self.bank} in a window of "
+                f"{self.window}; this recipe gives it {sink} and {bank} in {window}"
             )
         elif use.layout.budget > self.window:
             found.append(
@@ -59,6 +63,10 @@ class Training:
                 f"has {use.chunk_frames}"
             )
         return found
+
+
+def _kept(layout: Layout) -> tuple[int, int, int]:
+    return layout.sink, layout.bank, layout.budget
 
 
 def _list(names: tuple[str, ...]) -> str:

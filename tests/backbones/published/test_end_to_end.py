@@ -16,11 +16,12 @@ from tests.backbones.published.formats import save_sharded, umt5, vae
 from tests.backbones.published.models import ARCH, SETTINGS, save_model
 from tests.cli.test_commands import call
 from tetherflow.plugins import load_backbone
-from tetherflow.recipe import advice_on, bundled_recipes, load_recipe
+from tetherflow.recipe import advice_on, bundled_recipes, layout_of, load_recipe
 from tetherflow_backbones.published import PublishedWan
 
 RECIPES = [
-    "self-forcing", "self-forcing-tethercache", "causvid", "causal-forcing", "longlive-1.3b", "krea-realtime",
+    "self-forcing", "self-forcing-tethercache", "causvid", "causal-forcing", "longlive-1.3b",
+    "reward-forcing", "krea-realtime",
 ]  # fmt: skip
 LENGTH = 25
 """Latent frames: a full window and evictions from it."""
@@ -118,7 +119,8 @@ def test_shipped_recipes_suit_their_checkpoints(recipe: str) -> None:
     assert advice_on(loaded) == []
     assert loaded.cache.budget == training.window
     if training.policies is not None:
-        assert loaded.cache.regions.sink == training.sink
+        layout = layout_of(loaded)
+        assert (layout.sink, layout.bank) == (training.sink, training.bank)
         assert loaded.cache.positions == training.positions
 
 

@@ -95,14 +95,19 @@ def test_checkpoints_that_any_policy_may_use(name: str) -> None:
         (
             "longlive",
             attrs.evolve(SINK, layout=Layout(3, 0, 18)),
-            "3 sink frames in a window of 12; .* 3 in 21",
+            "3 sink frames and a bank of 0 in a window of 12; .* 3 and 0 in 21",
         ),
         (
             "longlive",
             attrs.evolve(SINK, chunk_frames=1),
             "trained to denoise 3 latent frames together; .* has 1",
         ),
-        ("reward-forcing", TETHERCACHE, "trained with the policy ema-sink"),
+        ("reward-forcing", TETHERCACHE, "trained with the policy sink-window \\+ ema-sink"),
+        (
+            "reward-forcing",
+            use(policies=("sink-window", "ema-sink"), layout=Layout(0, 0, 7, bank=2)),
+            "0 sink frames and a bank of 3 in a window of 9; .* 0 and 2 in 9",
+        ),
         ("self-forcing", use(layout=Layout(0, 0, 24)), "attend to 21 latent frames at most; .* budget is 24"),
     ],
 )
