@@ -160,6 +160,8 @@ class CacheEngine(CacheState):
         if missing := sorted(set(range(len(self.layers))) - self._committed):
             raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
         self.phase = Phase.IDLE
+        if self._pending:
+            self.book.origins[:, self.layout.budget :] = EMPTY  # what waited has been decided upon
         if self._rewriting:
             self._reveal()
         else:
@@ -349,14 +351,12 @@ class CacheEngine(CacheState):
     def _decide(self, index: int, query: Tensor) -> None:
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
         store, site = self.layers[index], self._site(index)
-        budget = self.layout.budget
-        pending = torch.arange(budget, budget + self._pending, device=self.device).expand(self.batch, -1)
+        pending = self.waiting[: self._pending].expand(self.batch, -1)
         decision = recall(site, pending, query, self._choice_for(index))
         self._decided.add(index)
         self._share(index, decision.selection)
         self.drop(index, store.unit_origins(decision.losers))
         store.move(movers_first(pending, decision.admitted), decision.losers)
-        store.book.origins[:, budget:] = EMPTY
         store.sort(self.held)
         changed = site.regions.memory
         if self.policy.uses.merge:

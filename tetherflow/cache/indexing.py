@@ -59,7 +59,7 @@ def movers_first(slots: Tensor, moving: Tensor) -> Tensor:
         slots: `[B, n]`.
         moving: which of their units move, bool `[B, n]`.
     """
-    return slots.gather(1, moving.logical_not().to(torch.int8).argsort(dim=1, stable=True))
+    return slots.gather(1, moving.view(torch.int8).argsort(dim=1, stable=True, descending=True))
 
 
 def close_up(leaving: Tensor, held: int) -> tuple[Tensor, Tensor]:

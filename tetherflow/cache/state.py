@@ -68,6 +68,8 @@ class CacheState:
             LayerStore(sizes, self.book.rows(row, row + batch), dtype=dtype, rotated=rotated, sides=sides)
             for row in range(0, shape.layers * batch, batch)
         ]
+        self.waiting = torch.arange(layout.budget, layout.budget + pending, device=device)
+        """Slots of units that await a decision, past those that attention reads."""
         self.chunk = -1
         self.frames_written = 0
         self.dropped: list[Tensor] = []
@@ -139,10 +141,10 @@ class CacheState:
         """
         held, batch = self.layers[0].order.shape[1], self.batch
         slots = torch.cat(list(leaving))
-        count, budget = slots.shape[1], self.layout.budget
+        count = slots.shape[1]
         source, target = staying = close_up(slots, held)
         if aside:
-            pending = torch.arange(budget, budget + count, device=self.device).expand_as(slots)
+            pending = self.waiting[:count].expand_as(slots)
             source, target = torch.cat([slots, source], dim=1), torch.cat([pending, target], dim=1)
         else:
             for layer, origins in enumerate(self.book.origins.gather(1, slots).split(batch)):
