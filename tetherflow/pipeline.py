@@ -128,12 +128,14 @@ class Pipeline:
     def score(self, candidates: Candidates, checks: Checks) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the scorers; returns the sum of their scores, float32 `[B, N]`, and each by name."""
         scores: dict[str, Tensor] = {}
-        total = torch.zeros_like(candidates.origins, dtype=torch.float32)
+        total: Tensor | None = None
         for stage in self.scorers:
             value = self._call(stage, "score", candidates, checks, candidates=candidates, scores=scores)
-            score = score_of(value, total, _failure(stage, "score", candidates), checks)
+            score = score_of(value, candidates.origins, _failure(stage, "score", candidates), checks)
             scores[stage.name] = score
-            total = total + score.float()
+            total = score.float() if total is None else total + score.float()
+        if total is None:
+            total = torch.zeros_like(candidates.origins, dtype=torch.float32)
         return total, scores
 
     def select(

@@ -55,7 +55,7 @@ def eviction_of(
 
 
 def score_of(value: object, like: Tensor, fail: Fail, checks: Checks) -> Tensor:
-    """Check a scorer's score of candidates, of the shape of `like` `[B, N]`."""
+    """Check a scorer's score of candidates, of the shape of their origins `like` `[B, N]`."""
     if not isinstance(value, Tensor) or value.shape != like.shape or not value.is_floating_point():
         raise fail(f"returned {kind_of(value)}; expected floating point {list(like.shape)}")
     if value.device != like.device:

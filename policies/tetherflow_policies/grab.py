@@ -55,7 +55,7 @@ class TemporalDiversity(Scorer):
     @hookimpl
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
-        frames = candidates.frames.float()
+        frames = candidates.frames
         extent = frames[:, -1] - frames[:, 0] + 1
         sigma = (extent / 2).clamp_min(1)[:, None, None]
         distance = (frames[:, :, None] - frames[:, None, :]).abs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -31,19 +32,19 @@ class Tame(Editor):
         # A schedule may have measured τ: a tensor, whose value only the device knows.
         if not draft.trusted_units or (isinstance(tau, float) and tau == 0):
             return
-        draft.keys = self._towards(draft.keys, draft.key_statistics, draft.trusted_keys)
-        draft.values = self._towards(draft.values, draft.value_statistics, draft.trusted_values)
+        self._edit(draft.keys, draft.key_statistics, draft.trusted_keys)
+        self._edit(draft.values, draft.value_statistics, draft.trusted_values)
 
-    def _towards(self, x: Tensor, own: Statistics, trusted: Statistics) -> Tensor:
-        """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics; in place if float32."""
+    def _edit(self, x: Tensor, own: Statistics, trusted: Statistics) -> None:
+        """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics, in place."""
         tau = self.options.tau
         scale = (trusted.variance[:, None] / own.variance.clamp_min(EPS**2)).sqrt()
         # (1 − τ) x + τ (scale · (x − μ_x) + μ_t), regrouped by x − μ_x. Centred first: where σ_x is small
         # beside μ_x, the scale is large, and scale · x − scale · μ_x would cancel to noise.
         gain = scale * tau + (1 - tau)
         mean = own.mean.lerp(trusted.mean[:, None], tau)
-        centred = x.float().sub_(own.mean[:, :, None])
-        return centred.mul_(gain[:, :, None]).add_(mean[:, :, None]).to(x.dtype)
+        centred = x - own.mean[:, :, None]  # float32, whatever x is; rounded to its type at the end only
+        torch.addcmul(mean[:, :, None], centred, gain[:, :, None], out=x)
 
 
 EPS = 1e-6

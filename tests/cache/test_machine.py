@@ -34,8 +34,8 @@ from tests.cache import oracle as naive
 from tests.cache.cases import Case, cases
 from tests.cache.oracle import Cell, Frame, Oracle, Rules
 from tests.cache.plugins import FEW_SALTS, draw, scattered, wandering
+from tetherflow.cache.book import EMPTY
 from tetherflow.cache.events import FLUSH_KEEPS, How
-from tetherflow.cache.store import EMPTY
 from tetherflow.testing.machine import EngineMachine
 from tetherflow.testing.script import Pass, attend
 
@@ -155,7 +155,7 @@ class CacheMachine(EngineMachine):
 
         The oracle then takes the engine's tensors, so that rounding does not add up over a rollout.
         """
-        slots = self.engine.layers[cell.layer].origins[cell.row].tolist()
+        slots = self.engine.layers[cell.layer].book.origins[cell.row].tolist()
         slot = slots.index(frame.origin)
         store = self.engine.layers[cell.layer]
         found = Frame(
@@ -231,7 +231,7 @@ class CacheMachine(EngineMachine):
     def empty_slots_claim_no_frame(self) -> None:
         """Between chunks, slots past those in use and slots of pending frames name no origin."""
         for store in self.engine.layers:
-            assert bool((store.origins[:, self.engine.held :] == EMPTY).all())
+            assert bool((store.book.origins[:, self.engine.held :] == EMPTY).all())
 
     @invariant()
     def keys_equal_the_oracles(self) -> None:
@@ -268,7 +268,9 @@ class CacheMachine(EngineMachine):
         if not self.case.recalls or not self.engine.held:
             return
         for store in self.engine.layers:
-            for found, buffer in zip(store.statistics(store.order), (store.keys, store.values), strict=True):
+            kept = store.statistics(store.order)
+            for index, buffer in enumerate((store.keys, store.values)):
+                found = kept[:, :, index]
                 tokens = store.take(buffer, store.order).double()
                 for part, expected in (
                     (found.mean, tokens.mean(dim=2)),
@@ -310,7 +312,7 @@ class CacheMachine(EngineMachine):
         return [
             {
                 frame: (store.keys[row, slot].clone(), store.values[row, slot].clone())
-                for slot, frame in enumerate(store.origins[row, : self.engine.held].tolist())
+                for slot, frame in enumerate(store.book.origins[row, : self.engine.held].tolist())
                 if frame < self.engine.frames_written
             }
             for row in range(self.case.batch)
@@ -319,8 +321,8 @@ class CacheMachine(EngineMachine):
     def static_buffers(self) -> list[Tensor]:
         found: list[Tensor] = []
         for store in self.engine.layers:
-            found += [store.keys, store.values, store.origins]
-            found += [buffer for buffer in (store.moments, store.rotated) if buffer is not None]
+            found += [store.keys, store.values, store.book.origins]
+            found += [buffer for buffer in (store.book.moments, store.rotated) if buffer is not None]
         return found
 
     def close(self, found: Tensor, expected: Tensor) -> None:

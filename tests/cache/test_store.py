@@ -2,58 +2,93 @@
 
 from __future__ import annotations
 
+import attrs
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
 
-from tetherflow.cache.store import EMPTY, LayerStore, StoreShape, pair_off
+from tetherflow.cache.book import EMPTY
+from tetherflow.cache.indexing import close_up, movers_first
+from tetherflow.cache.statistics import Statistics
+from tetherflow.cache.store import LayerStore, StoreShape
 
 SHAPE = StoreShape(batch=2, budget=4, pending=2, tokens=3, heads=1, head_dim=2)
 
 
 def store(rotated: bool = True, pooled: bool = True) -> LayerStore:
-    kept = {"rotated": rotated, "pooled": pooled, "normed": pooled}
-    made = LayerStore(SHAPE, dtype=torch.float32, device=torch.device("cpu"), **kept)
+    book = SHAPE.book(1, device=torch.device("cpu"), pooled=pooled, normed=pooled)
+    made = LayerStore(SHAPE, book, dtype=torch.float32, rotated=rotated)
     generator = torch.Generator().manual_seed(0)
     for buffer in (
         made.keys,
         made.values,
-        *(buffer for buffer in (made.moments, made.norms, made.rotated) if buffer is not None),
+        *(buffer for buffer in (made.book.moments, made.book.norms, made.rotated) if buffer is not None),
     ):
         buffer.copy_(torch.randn(buffer.shape, generator=generator))
-    made.origins[:, :4] = torch.tensor([[3, 0, 2, 1], [0, 1, 2, 3]])
+    made.book.origins[:, :4] = torch.tensor([[3, 0, 2, 1], [0, 1, 2, 3]])
     made.sort(4)
     return made
 
 
 @st.composite
-def rows(draw: st.DrawFn) -> tuple[list[list[bool]], list[list[bool]]]:
-    """For some samples, which movers move and which holes are vacant, as many in each row."""
-    movers, holes = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+def departures(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
+    """For some samples, as many slots that become free in each, and how many are in use."""
+    held = draw(st.integers(1, 8))
+    count = draw(st.integers(1, held))
     batch = draw(st.integers(1, 4))
-    moving, vacant = [], []
-    for _ in range(batch):
-        count = draw(st.integers(0, min(movers, holes)))
-        moving.append(draw(st.permutations([True] * count + [False] * (movers - count))))
-        free = draw(st.integers(count, holes))
-        vacant.append(draw(st.permutations([True] * free + [False] * (holes - free))))
-    return moving, vacant
+    rows = [draw(st.permutations(range(held)))[:count] for _ in range(batch)]
+    return torch.tensor(rows), held
 
 
-@given(rows=rows())
-def test_pair_off_gives_every_mover_a_vacant_hole_of_its_own(
-    rows: tuple[list[list[bool]], list[list[bool]]],
-) -> None:
-    """Movers take distinct vacant holes, in order; all others stay where they are."""
-    moving, vacant = torch.tensor(rows[0]), torch.tensor(rows[1])
-    movers = (100 + torch.arange(moving.shape[1])).expand_as(moving)
-    holes = vacant.logical_not().to(torch.int8).argsort(dim=1)  # vacant ones first
-    target = pair_off(movers, moving, holes)
-    for row in range(len(moving)):
-        free = holes[row][: int(vacant[row].sum())].tolist()
-        assert target[row][moving[row]].tolist() == free[: int(moving[row].sum())]
-        assert torch.equal(target[row][~moving[row]], movers[row][~moving[row]])
+@given(departure=departures())
+def test_those_that_stay_close_up_and_nothing_else_moves(departure: tuple[torch.Tensor, int]) -> None:
+    """They fill the first slots, and only those past the new end move, in order."""
+    leaving, held = departure
+    units = (100 + torch.arange(held)).expand(len(leaving), -1)
+    source, target = close_up(leaving, held)
+    moved = units.scatter(1, target, units.gather(1, source))
+    kept = held - leaving.shape[1]
+    for row in range(len(leaving)):
+        gone = set(leaving[row].tolist())
+        late = [unit for slot, unit in enumerate(units[row].tolist()) if slot >= kept and slot not in gone]
+        expected = [late.pop(0) if slot in gone else int(units[row, slot]) for slot in range(kept)]
+        assert moved[row, :kept].tolist() == expected
+        assert not late
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_movers_come_first_and_keep_their_order(moving: list[list[bool]]) -> None:
+    slots = (100 + torch.arange(5)).expand(len(moving), -1)
+    found = movers_first(slots, torch.tensor(moving))
+    for row, moves in enumerate(moving):
+        expected = [100 + i for i in range(5) if moves[i]] + [100 + i for i in range(5) if not moves[i]]
+        assert found[row].tolist() == expected
+
+
+@pytest.mark.parametrize("head_dim", [1, 4])
+def test_book_of_all_layers_is_their_books_together(head_dim: int) -> None:
+    """Moving in all rows at once is moving in each layer's own."""
+    shape = attrs.evolve(SHAPE, head_dim=head_dim)
+    whole = shape.book(2, device=torch.device("cpu"), pooled=True, metadata={"age": 1.0, "hits": 0.0})
+    assert whole.moments is not None
+    assert whole.notes is not None
+    whole.admit(slice(0, 6), torch.arange(6))
+    for tensor in (whole.moments, whole.notes):
+        tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    before = [tensor.clone() for tensor in (whole.origins, whole.moments, whole.notes)]
+    source, target = (
+        torch.tensor([[0, 1], [2, 3], [4, 5], [1, 2]]),
+        torch.tensor([[5, 0], [1, 2], [0, 3], [2, 1]]),
+    )
+    whole.move(source, target)
+    after = [tensor.clone() for tensor in (whole.origins, whole.moments, whole.notes)]
+    for tensor, old in zip((whole.origins, whole.moments, whole.notes), before, strict=True):
+        tensor.copy_(old)
+    for layer in (slice(0, 2), slice(2, 4)):
+        whole.rows(layer.start, layer.stop).move(source[layer], target[layer])
+    for tensor, expected in zip((whole.origins, whole.moments, whole.notes), after, strict=True):
+        assert torch.equal(tensor, expected)
 
 
 def test_sort_maps_time_order_to_slots() -> None:
@@ -74,8 +109,10 @@ def test_take_copies() -> None:
 def test_move_carries_all_that_belongs_to_a_unit() -> None:
     made, old = store(), store()
     made.move(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[4, 5], [5, 4]]))
-    for name in ("keys", "values", "origins", "moments", "norms"):
-        buffer, before = getattr(made, name), getattr(old, name)
+    buffers = [(x.keys, x.values, x.book.origins, x.book.moments, x.book.norms) for x in (made, old)]
+    for buffer, before in zip(*buffers, strict=True):
+        assert buffer is not None
+        assert before is not None
         assert torch.equal(buffer[0, 4:], before[0, :2])
         assert torch.equal(buffer[1, 4:], before[1, [3, 2]])
         assert torch.equal(buffer[:, :4], before[:, :4])
@@ -97,8 +134,9 @@ def test_move_reads_all_before_it_writes() -> None:
 def test_snapshot_is_a_copy_and_restore_brings_it_back() -> None:
     made, old = store(), store()
     state = made.snapshot()
-    for name in state:
-        getattr(made, name).zero_()
+    for buffer in (made.units, made.order, made.rotated, made.book.origins, made.book.moments):
+        assert buffer is not None
+        buffer.zero_()
     made.restore(state)
     for name, tensor in old.snapshot().items():
         assert torch.equal(made.snapshot()[name], tensor)
@@ -109,19 +147,32 @@ def test_only_what_is_asked_for_is_kept() -> None:
     plain = store(rotated=False, pooled=False)
     assert plain.rotated is None
     assert plain.read_keys is plain.keys
-    assert plain.moments is None
-    assert plain.norms is None
+    assert plain.book.moments is None
+    assert plain.book.norms is None
     assert plain.nbytes < store().nbytes
-    assert bool((plain.origins[:, 4:] == EMPTY).all())
+    assert bool((plain.book.origins[:, 4:] == EMPTY).all())
 
 
 def test_statistics_that_are_not_kept_are_computed() -> None:
     kept, plain = store(), store(pooled=False)
     kept.pool(0, 4)
-    for found, expected in zip(plain.statistics(plain.order), kept.statistics(kept.order), strict=True):
-        torch.testing.assert_close(found.mean, expected.mean)
-        torch.testing.assert_close(found.variance, expected.variance)
+    found, expected = plain.statistics(plain.order), kept.statistics(kept.order)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.variance, expected.variance)
     torch.testing.assert_close(plain.key_norms(plain.order), kept.key_norms(kept.order))
+
+
+def test_statistics_are_those_of_what_was_written() -> None:
+    made = store()
+    units = torch.randn(2, 2, 2, 3, 1, 2, generator=torch.Generator().manual_seed(1))
+    slots = torch.tensor([[4, 0], [2, 5]])
+    made.write(slots, units)
+    assert torch.equal(made.read(slots), units)
+    found = made.statistics(slots)
+    for index, x in enumerate(units):
+        expected = Statistics.of(x)
+        assert torch.equal(found[:, :, index].mean, expected.mean)
+        assert torch.equal(found[:, :, index].variance, expected.variance)
 
 
 @pytest.mark.parametrize("head_dim", [1, 2, 3, 8])
@@ -129,7 +180,8 @@ def test_statistics_that_are_not_kept_are_computed() -> None:
 def test_units_of_any_size_are_moved_bit_for_bit(head_dim: int, dtype: torch.dtype) -> None:
     """Also those that do not split into elements of 16 bytes, and bits that are no number."""
     shape = StoreShape(batch=2, budget=4, pending=0, tokens=1, heads=1, head_dim=head_dim)
-    made = LayerStore(shape, dtype=dtype, device=torch.device("cpu"), rotated=True, pooled=False)
+    book = shape.book(1, device=torch.device("cpu"), pooled=False)
+    made = LayerStore(shape, book, dtype=dtype, rotated=True)
     made.keys.copy_(torch.randn(made.keys.shape)).view(-1)[::5] = torch.nan
     source, target = torch.tensor([[0, 3], [2, 1]]), torch.tensor([[3, 1], [0, 2]])
     expected, rows = made.keys.clone(), torch.arange(2)[:, None]

@@ -137,7 +137,7 @@ def test_stages_revise_in_recipe_order_what_the_pass_has_left() -> None:
     engine = SIZES.engine(LAYOUT, Pipeline(RecallWindow(), scorers, TopM()))
     run(engine, write_script(SIZES, [3, 1]))
     for layer, store in enumerate(engine.layers):
-        assert store.metadata(store.order)["noted"].tolist() == [[0, 1, 11, 10]]
+        assert store.book.metadata(store.order)["noted"].tolist() == [[0, 1, 11, 10]]
         values = engine.contents(layer)[1][0, 1:]
         assert [float(unit.mean()) for unit in values] == [1, 1, 10]
 

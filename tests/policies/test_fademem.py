@@ -118,7 +118,7 @@ def test_spans_add_up_to_the_video() -> None:
     engine = SIZES.engine(Layout(0, 4, 3), fademem())
     run(engine, write_script(SIZES, [3] * 9))
     for store in engine.layers:
-        assert float(store.metadata(store.order)["span"].sum()) == 27
+        assert float(store.book.metadata(store.order)["span"].sum()) == 27
 
 
 def test_anchor_does_not_change() -> None:

@@ -57,7 +57,7 @@ def make_room(held: Hit, incoming: int, layout: Layout) -> tuple[Hit, float]:
 def collected(engine: CacheEngine, layer: int) -> Tensor:
     """What each unit held has collected, `[B, held]`, in time order."""
     store = engine.layers[layer]
-    return store.metadata(store.order)["attention"]
+    return store.book.metadata(store.order)["attention"]
 
 
 @settings(max_examples=20)

@@ -49,7 +49,7 @@ def buffers(cache: CacheEngine) -> list[int]:
     """Where the cache's tensors are, and how large they are in all."""
     found = [cache.nbytes]
     for layer in cache.layers:
-        found += [layer.keys.data_ptr(), layer.values.data_ptr(), layer.origins.data_ptr()]
+        found += [layer.keys.data_ptr(), layer.values.data_ptr(), layer.book.origins.data_ptr()]
     return found
 
 

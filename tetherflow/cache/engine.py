@@ -11,17 +11,18 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Selection
 from tetherflow.cache.attention import PLAIN, Attention
+from tetherflow.cache.book import EMPTY
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import FLUSH_KEEPS, Event
+from tetherflow.cache.indexing import movers_first
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, fitted
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.leaving import Departure, flush, make_room
+from tetherflow.cache.leaving import Departure, make_room
 from tetherflow.cache.placing import Placing
 from tetherflow.cache.recall import recall
 from tetherflow.cache.revising import revise
 from tetherflow.cache.site import Site
 from tetherflow.cache.state import CacheState
-from tetherflow.cache.store import EMPTY, pair_off
 from tetherflow.cache.viewing import View, look
 from tetherflow.errors import LayoutError, TetherflowError
 
@@ -136,9 +137,8 @@ class CacheEngine(CacheState):
         self._memory = max(self._memory, self.held - self.layout.standing - self.layout.recent)
         first = self.frames_written * parts
         origins = torch.arange(first, first + units, device=self.device)
-        for store in self.layers:
-            store.admit(slice(self._history, self.held), origins)
-            store.sort(self.held)
+        self.book.admit(slice(self._history, self.held), origins)
+        self.sort()
         self._look(changed, frames, self.frames_written)
 
     def commit(self) -> None:
@@ -158,6 +158,8 @@ class CacheEngine(CacheState):
         if missing := sorted(set(range(len(self.layers))) - self._committed):
             raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
         self.phase = Phase.IDLE
+        if self._pending:
+            self.book.origins[:, self.layout.budget :] = EMPTY  # what waited has been decided upon
         if self._rewriting:
             self._reveal()
         else:
@@ -241,14 +243,12 @@ class CacheEngine(CacheState):
         if frames is None or self.held - frames * self.layout.parts <= standing:
             return
         ranks = range(standing, self.held - frames * self.layout.parts)
-        for index in range(len(self.layers)):
-            self.drop(index, flush(self._site(index), ranks).dropped)
+        self.vacate([store.at(ranks) for store in self.layers])
         self._history, self._incoming = self.held - len(ranks), 0
         # Of what stays, what recent has no room for may have come from memory.
         self._memory = max(0, self._history - standing - self.layout.recent)
         self._stale = ranks.start
-        for store in self.layers:
-            store.sort(self.held)
+        self.sort()
 
     @property
     def rewritable(self) -> int:
@@ -278,8 +278,7 @@ class CacheEngine(CacheState):
         for store in self.layers:
             store.arrange()
         self._history, self._incoming = self.held - hidden - units, units
-        for store in self.layers:
-            store.sort(self.held)
+        self.sort()
         self._hidden, self._pending = hidden, 0
         self._rewriting = True
         self.phase = Phase.COMMIT
@@ -321,13 +320,16 @@ class CacheEngine(CacheState):
                     f"{departure.count} units leave layer {index}, but {departures[0].count} leave layer 0; "
                     "an eager evictor takes as many from every layer"
                 )
-            self.drop(index, departure.dropped)
             self._share(index, departure.selection)
             departures.append(departure)
         leaving = departures[0].count
         self._history, self._incoming = held - leaving, 0
         self._pending = leaving if self.policy.uses.recall in ("first-pass", "commit") else 0
-        return [self._moved(departure.moved, departure.rewritten) for departure in departures]
+        changed = [self._moved(departure.moved, departure.rewritten) for departure in departures]
+        # Sink and bank never change slots; where all other keys are rotated anew, no copies need go along.
+        rotated = any(ranks.start > self.layout.standing or ranks.stop < self._history for ranks in changed)
+        self.vacate([departure.leaving for departure in departures], aside=self._pending > 0, rotated=rotated)
+        return changed
 
     def _moved(self, first: int, rewritten: range = range(0)) -> range:
         """Ranks whose keys are to be rotated when ranks from `first` on have moved, others are rewritten."""
@@ -346,14 +348,12 @@ class CacheEngine(CacheState):
     def _decide(self, index: int, query: Tensor) -> None:
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
         store, site = self.layers[index], self._site(index)
-        budget = self.layout.budget
-        pending = torch.arange(budget, budget + self._pending, device=self.device).expand(self.batch, -1)
+        pending = self.waiting[: self._pending].expand(self.batch, -1)
         decision = recall(site, pending, query, self._choice_for(index))
         self._decided.add(index)
         self._share(index, decision.selection)
         self.drop(index, store.unit_origins(decision.losers))
-        store.move(pending, pair_off(pending, decision.admitted, decision.losers))
-        store.origins[:, budget:] = EMPTY
+        store.move(movers_first(pending, decision.admitted), decision.losers)
         store.sort(self.held)
         changed = site.regions.memory
         if self.policy.uses.merge:
@@ -383,8 +383,7 @@ class CacheEngine(CacheState):
             return
         self._stale = self.held  # whether their keys stand where they should was not looked at
         self._incoming, self._hidden = self._incoming + self._hidden, 0
-        for store in self.layers:
-            store.sort(self.held)
+        self.sort()
 
     def _share(self, index: int, selection: Selection | None) -> None:
         if index == self.policy.uses.decides_at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tetherflow.cache.site import Site
@@ -32,14 +33,12 @@ def absorb(site: Site, leaving: Tensor) -> None:
         sides=store.sides,
     )
     site.policy.merge(draft, site.checks)
-    store.write(bank, draft.keys, draft.values)
-    store.note(bank, draft.metadata)
+    store.write(bank, torch.stack([draft.keys, draft.values]))
+    store.book.note(bank, draft.metadata)
 
 
 def _units(store: LayerStore, slots: Tensor) -> Units:
+    keys, values = store.read(slots).unbind(dim=0)
     return Units(
-        origins=store.unit_origins(slots),
-        keys=store.take(store.keys, slots),
-        values=store.take(store.values, slots),
-        metadata=store.metadata(slots),
+        origins=store.unit_origins(slots), keys=keys, values=values, metadata=store.book.metadata(slots)
     )

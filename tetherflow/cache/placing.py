@@ -62,21 +62,22 @@ class Placing:
         slots = store.at(ranks)
         if store.rotated is None or not slots.shape[1]:
             return
-        phases = self._phases(store.unit_origins(slots), ranks, placement)
+        phases = self._phases(store, slots, ranks, placement)
         store.put(store.rotated, slots, self.rotary.turn(store.take(store.keys, slots), phases))
 
     def turn(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
         """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""
         return self.rotary.turn(x, self.rotary.phases(positions, self._tokens_of(parts)))
 
-    def _phases(self, origins: Tensor, ranks: Ranks, placement: Placement | None) -> Tensor:
-        """Phases of the units at some ranks, which have these origins `[B, n]`."""
+    def _phases(self, store: LayerStore, slots: Tensor, ranks: Ranks, placement: Placement | None) -> Tensor:
+        """Phases of the units at some ranks, which are in these slots `[B, n]`."""
+        if placement is None and self._ranks is not None and self.parts == 1:
+            return self._ranks[ranks.start : ranks.stop] if isinstance(ranks, range) else self._ranks[ranks]
+        origins = store.unit_origins(slots)
         if placement is not None:
             positions = _columns(placement, ranks, origins.device)
         elif self._ranks is None:
             positions = origins // self.parts
-        elif self.parts == 1:
-            return self._ranks[ranks.start : ranks.stop] if isinstance(ranks, range) else self._ranks[ranks]
         else:
             positions = _index(ranks, origins.device) // self.parts
         tokens = self._tokens_of(origins % self.parts)

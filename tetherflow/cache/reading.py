@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from tetherflow.cache.answers import Ranks
+from tetherflow.cache.indexing import pick
 from tetherflow.cache.placing import Placing
 from tetherflow.cache.statistics import Statistics
-from tetherflow.cache.store import LayerStore, pick
+from tetherflow.cache.store import LayerStore
 from tetherflow.errors import TetherflowError
 
 
@@ -49,7 +50,8 @@ class LiveReader:
 
     def statistics(self, ranks: Ranks) -> tuple[Statistics, Statistics]:
         """Key and value statistics of each unit, each `[B, n, H, D]`."""
-        return self._raw.statistics(pick(self._order, ranks))
+        both = self._raw.statistics(pick(self._order, ranks))
+        return both[:, :, 0], both[:, :, 1]
 
     def rotate(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
         """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""

@@ -47,30 +47,29 @@ def recall(
         selection: what another layer has decided for this one, too.
     """
     store, policy = site.store, site.policy
-    trusted = store.at(range(site.regions.memory.stop))
-    residents = store.at(site.regions.memory)
-    competing = torch.cat([residents, newcomers], dim=1)
-    capacity, standing = residents.shape[1], site.regions.memory.start
+    standing, trusted = site.regions.memory.start, site.regions.memory.stop
+    known = torch.cat([store.at(range(trusted)), newcomers], dim=1)
+    competing, capacity = known[:, standing:], trusted - standing
 
     @cache
-    def statistics() -> tuple[Statistics, Statistics]:
-        """Of sink, bank, memory and newcomers."""
-        return store.statistics(torch.cat([trusted, newcomers], dim=1))
+    def statistics() -> Statistics:
+        """Of sink, bank, memory and newcomers, keys and values."""
+        return store.statistics(known)
 
     def mean_keys() -> Tensor:
-        return statistics()[0].mean[:, standing:].clone()
+        return statistics().mean[:, standing:, 0].clone()
 
     @cache
     def compared() -> Newcomers:
-        (keys, values), pool = statistics(), trusted.shape[1]
-        pools = keys[:, :pool].pooled(), values[:, :pool].pooled()
-        return Newcomers(keys[:, pool:], values[:, pool:], *pools, pool)
+        own, pool = statistics()[:, trusted:], statistics()[:, :trusted].pooled()
+        return Newcomers(own[:, :, 0], own[:, :, 1], pool[:, 0], pool[:, 1], trusted)
 
     if selection is None:
         selection = _decide(site, competing, capacity, query, mean_keys, compared)
-    kept = torch.zeros_like(competing, dtype=torch.bool).scatter_(1, selection.keep, True)
+    marks = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, selection.keep, 1)
+    kept = marks.view(torch.bool)
     # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
-    losers = competing.gather(1, kept.to(torch.int8).argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
+    losers = competing.gather(1, marks.argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
     before = compared() if policy.uses.edit else None
     if policy.uses.merge:
         absorb(site, losers)  # as they are: an edit is for those that are admitted
@@ -79,7 +78,8 @@ def recall(
         _edit(site, newcomers, fed[:, capacity:], before)
     if selection.weights is not None:
         _blend(store, competing, selection.keep, selection.weights)
-    store.note(competing.gather(1, selection.keep), selection.metadata)
+    if selection.metadata:
+        store.book.note(competing.gather(1, selection.keep), selection.metadata)
     return Decision(selection, kept[:, capacity:], losers)
 
 
@@ -101,7 +101,7 @@ def _decide(
         origins=store.unit_origins(competing),
         layout=site.layout,
         first_frame=site.first_frame,
-        metadata=store.metadata(competing),
+        metadata=store.book.metadata(competing),
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
         query=query,
@@ -118,13 +118,15 @@ def _decide(
 def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) -> None:
     """Let the policy edit a draft of the newcomers, and write it back to their slots."""
     store = site.store
+    units = store.read(newcomers)
+    keys, values = units.unbind(dim=0)
     draft = Draft(
         layer=site.layer,
         chunk=site.chunk,
         origins=store.unit_origins(newcomers),
         admitted=admitted.clone(),
-        keys=store.take(store.keys, newcomers),
-        values=store.take(store.values, newcomers),
+        keys=keys,
+        values=values,
         key_statistics=before.keys,
         value_statistics=before.values,
         trusted_keys=before.trusted_keys,
@@ -134,17 +136,19 @@ def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) ->
         sides=store.sides,
     )
     site.policy.edit(draft, site.checks)
-    store.write(newcomers, draft.keys, draft.values)
+    if draft.keys is not keys or draft.values is not values:
+        units = torch.stack([draft.keys, draft.values])
+    store.write(newcomers, units)
 
 
 def _blend(store: LayerStore, competing: Tensor, keep: Tensor, weights: Tensor) -> None:
     """Write Σ_n weights[m, n] · unit n to the slot of each kept unit m, keys and values alike."""
     weights = weights.to(torch.float32)
     # In float32, so that a weight of 1 beside zeros leaves a unit as it is, bit for bit.
-    keys, values = (
+    units = [
         torch.bmm(weights, store.take(buffer, competing).float().flatten(2))
         .to(buffer.dtype)
         .unflatten(2, buffer.shape[2:])
         for buffer in (store.keys, store.values)
-    )
-    store.write(competing.gather(1, keep), keys, values)
+    ]
+    store.write(competing.gather(1, keep), torch.stack(units))

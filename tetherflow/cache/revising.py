@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tetherflow.cache.site import Site
@@ -20,7 +21,7 @@ def revise(site: Site, view: View, query: Tensor) -> None:
     """
     for revision in site.policy.revise(site.slots(query), site.checks):
         slots = site.store.at(revision.ranks)
-        site.store.note(slots, revision.metadata)
+        site.store.book.note(slots, revision.metadata)
         if revision.keys is not None and revision.values is not None:
-            site.store.write(slots, revision.keys, revision.values)
+            site.store.write(slots, torch.stack([revision.keys, revision.values]))
             site.placing.rotate(site.store, revision.ranks, view.placement)

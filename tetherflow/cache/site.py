@@ -64,7 +64,7 @@ class Site:
             current=self.current,
             first_frame=self.first_frame,
             event=self.event,
-            metadata=self.store.metadata(order),
+            metadata=self.store.book.metadata(order),
             sides=self.store.sides,
             reader=LiveReader(self.store, order, self.placing),
             query=query,

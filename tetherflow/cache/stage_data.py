@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Protocol
 
 import attrs
+import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Ranks
@@ -238,7 +239,9 @@ class Candidates(Shown):
         Raises:
             TetherflowError: There is none: memory is decided as the chunk begins.
         """
-        return self.query.float().mean(dim=(1, 2)) if self._mean_query is None else self._mean_query
+        return (
+            self.query.mean(dim=(1, 2), dtype=torch.float32) if self._mean_query is None else self._mean_query
+        )
 
     @property
     def query(self) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import SideShape
+from tetherflow.cache.book import EMPTY
 from tetherflow.cache.events import Event
+from tetherflow.cache.indexing import close_up
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions
 from tetherflow.cache.layout import Layout, Regions
-from tetherflow.cache.store import EMPTY, LayerStore, StoreShape
+from tetherflow.cache.store import LayerStore, StoreShape
 from tetherflow.errors import TetherflowError
 
 _COUNTERS: Final = ("chunk", "frames_written", "_history", "_incoming", "_memory", "_stale", "_event")
@@ -58,20 +61,16 @@ class CacheState:
         if rotated and share_rotated:
             rotated = sizes.rotated(dtype, device)
         sides = policy.side_stores(SideShape(unit, layout.parts, layout.budget))
+        # A single token is its own mean.
+        pooled = uses.statistics and unit[0] > 1
+        kept = {"pooled": pooled, "normed": uses.key_norms}
+        self.book = sizes.book(shape.layers, device=device, **kept, metadata=uses.metadata)
         self.layers = [
-            LayerStore(
-                sizes,
-                dtype=dtype,
-                device=device,
-                rotated=rotated,
-                # A single token is its own mean.
-                pooled=uses.statistics and unit[0] > 1,
-                normed=uses.key_norms,
-                metadata=uses.metadata,
-                sides=sides,
-            )
-            for _ in range(shape.layers)
+            LayerStore(sizes, self.book.rows(row, row + batch), dtype=dtype, rotated=rotated, sides=sides)
+            for row in range(0, shape.layers * batch, batch)
         ]
+        self.waiting = torch.arange(layout.budget, layout.budget + pending, device=device)
+        """Slots of units that await a decision, past those that attention reads."""
         self.chunk = -1
         self.frames_written = 0
         self.dropped: list[Tensor] = []
@@ -126,6 +125,38 @@ class CacheState:
         """
         store = self.layers[layer]
         return store.take(store.keys, store.order), store.take(store.values, store.order)
+
+    def sort(self) -> None:
+        """Bring every layer's order of time up to date with the origins of the units held."""
+        order = self.book.origins[:, : self.held].argsort(dim=1)
+        for store, own in zip(self.layers, order.split(self.batch), strict=True):
+            store.order = own
+
+    def vacate(self, leaving: Sequence[Tensor], *, aside: bool = False, rotated: bool = True) -> None:
+        """Free slots in every layer; the units that stay then fill the first ones.
+
+        Args:
+            leaving: each layer's slots, `[B, n]`.
+            aside: whether their units await a decision in the slots past the budget; else they are dropped.
+            rotated: whether rotated keys go along with the units that stay.
+        """
+        held, batch = self.layers[0].order.shape[1], self.batch
+        slots = torch.cat(list(leaving))
+        count = slots.shape[1]
+        source, target = staying = close_up(slots, held)
+        if aside:
+            pending = self.waiting[:count].expand_as(slots)
+            source, target = torch.cat([slots, source], dim=1), torch.cat([pending, target], dim=1)
+        else:
+            for layer, origins in enumerate(self.book.origins.gather(1, slots).split(batch)):
+                self.drop(layer, origins)
+        self.book.move(source, target)
+        self.book.origins[:, held - count : held] = EMPTY
+        for store, *moved in zip(self.layers, source.split(batch), target.split(batch), strict=True):
+            store.move_units(*moved)
+        if rotated:
+            for store, *moved in zip(self.layers, *(slots.split(batch) for slots in staying), strict=True):
+                store.move_rotated(*moved)
 
     def drop(self, layer: int, origins: Tensor) -> None:
         """Note that a layer has dropped units of these origins, int64 `[B, n]`, in this chunk."""

@@ -1,0 +1,90 @@
+"""Units are read and written by slot, and find free ones, in steps that never wait for the device."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tetherflow.cache.answers import Ranks
+
+WIDEST: Final = torch.complex128
+"""The widest type that indexing moves in one piece; what the bits mean plays no part."""
+
+
+def take(buffer: Tensor, row: Tensor, slots: Tensor, lead: int = 0) -> Tensor:
+    """Copy what a buffer holds in some slots.
+
+    Args:
+        buffer: `[…, B, slots, …]`.
+        row: the samples' numbers, int64 `[B, 1]`.
+        slots: `[B, n]`.
+        lead: dimensions before the samples', 0 or 1.
+
+    Returns:
+        `[…, B, n, …]`.
+    """
+    taken = _wide(buffer, lead)[_index(row, slots, lead)]
+    return taken.view(buffer.dtype).view(*buffer.shape[:lead], *slots.shape, *buffer.shape[lead + 2 :])
+
+
+def put(buffer: Tensor, row: Tensor, slots: Tensor, units: Tensor, lead: int = 0) -> None:
+    """Write `units`, of the shape that `take` returns, to a buffer's slots."""
+    _wide(buffer, lead)[_index(row, slots, lead)] = _wide(units.contiguous(), lead)
+
+
+def move(buffer: Tensor, row: Tensor, source: Tensor, target: Tensor, lead: int = 0) -> None:
+    """Copy what a buffer holds in slots `source` to `target`, both `[B, n]`; reads all, then writes."""
+    wide = _wide(buffer, lead)
+    wide[_index(row, target, lead)] = wide[_index(row, source, lead)]
+
+
+def pick(order: Tensor, ranks: Ranks) -> Tensor:
+    """Columns of `order` `[B, held]` at some ranks, `[B, n]`."""
+    if isinstance(ranks, Tensor):
+        return order.gather(1, ranks)
+    if isinstance(ranks, range) and ranks.step == 1:
+        return order[:, ranks.start : max(ranks.start, ranks.stop)]
+    return order[:, torch.tensor(ranks, dtype=torch.int64, device=order.device)]
+
+
+def movers_first(slots: Tensor, moving: Tensor) -> Tensor:
+    """Bring slots into the order in which holes are filled: those whose units move, then those that stay.
+
+    A list of as many slots to be written, holes first and then these same ones that stay, pairs off with it:
+    each mover gets a hole of its own, and each of the others itself. So shapes need not know how many move.
+
+    Args:
+        slots: `[B, n]`.
+        moving: which of their units move, bool `[B, n]`.
+    """
+    return slots.gather(1, moving.view(torch.int8).argsort(dim=1, stable=True, descending=True))
+
+
+def close_up(leaving: Tensor, held: int) -> tuple[Tensor, Tensor]:
+    """Which units move so that those that stay fill the first slots.
+
+    Args:
+        leaving: slots that become free, `[B, n]`.
+        held: how many of the first slots were in use.
+
+    Returns:
+        Slots to read and slots to write, both `[B, n]`.
+    """
+    count = leaving.shape[1]
+    staying = torch.ones(leaving.shape[0], held, dtype=torch.bool, device=leaving.device)
+    staying.scatter_(1, leaving, False)
+    tail = torch.arange(held - count, held, device=leaving.device).expand_as(leaving)
+    # In ascending order: first the holes, then those of the tail that leave, which pair off with themselves.
+    return movers_first(tail, staying[:, held - count :]), leaving.sort(dim=1).values
+
+
+def _index(row: Tensor, slots: Tensor, lead: int) -> tuple[slice | Tensor, ...]:
+    return (*(slice(None),) * lead, row, slots)
+
+
+def _wide(buffer: Tensor, lead: int) -> Tensor:
+    """The same memory with a unit in elements of 16 bytes, if it fits: indexing costs by the element."""
+    flat = buffer.flatten(lead + 2)
+    return flat if flat.shape[-1] * flat.itemsize % WIDEST.itemsize else flat.view(WIDEST)
