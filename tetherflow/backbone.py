@@ -151,6 +151,15 @@ class Backbone(ABC):
     def decoder(self) -> VideoDecoder:
         """A new streaming decoder, for one rollout."""
 
+    @property
+    def decoder_memory(self) -> int | None:
+        """Latent frames after which a decoder has forgotten where it began; None if it never does.
+
+        A new decoder may then begin with any latent frame: the video frames of that many latent frames are
+        its own, and all that follow are those of a decoder that began earlier.
+        """
+        return None
+
     @abstractmethod
     def encode_video(self, frames: Tensor) -> Tensor:
         """Latents `[B, F, C, H, W]` of a video, uint8 `[B, 1 + 4 (F − 1), 3, height, width]`."""

@@ -172,6 +172,27 @@ def feature_cache(network: nn.Module) -> list[Any]:
     return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.modules())
 
 
+def decoder_memory(decoder: nn.Module) -> int:
+    """Latent frames after which a stream's decoder has forgotten where it began.
+
+    Each causal convolution sees some frames back, at its own temporal resolution, which a `time_conv`
+    doubles. A stream's first latent frame, which is decoded in its own way, must be out of sight altogether.
+
+    Args:
+        decoder: the network's decoder.
+    """
+    seen_back: list[int] = [0]  # frames, by temporal resolution, from the latents' up
+    for name, module in decoder.named_modules():
+        if isinstance(module, WanCausalConv3d):
+            seen_back[-1] += module.kernel_size[0] - 1
+            if name.endswith("time_conv"):
+                seen_back.append(0)
+    back = (1 << len(seen_back) - 1) - 1  # from the last video frame of a latent frame to its first
+    for frames in reversed(seen_back[1:]):
+        back = (back + frames) // 2
+    return back + seen_back[0] + 1
+
+
 def encode_moments(
     network: AutoencoderKLWan, video: Tensor, frames_per_call: int | None = None
 ) -> tuple[Tensor, Tensor]:

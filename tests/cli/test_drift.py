@@ -16,7 +16,8 @@ from tetherflow.report.drift_page import read_drift
 
 pytestmark = pytest.mark.usefixtures("toy")
 TOY = ["--set", "backbone.use=toy", "--set", "runtime.threads=1"]
-SHORT = ["--horizons", "5.25", "--prompts", "3", "--batch-size", "2", "--reference-clips", "4", *TOY]
+SHORT = ["--horizons", "5.25", "--prompts", "3", "--batch-size", "2", "--reference-clips", "4"]
+SHORT += ["--time-chunks", "0", *TOY]
 
 
 def call(*words: str) -> int:
@@ -58,6 +59,19 @@ def test_own_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"--prompts-file {file}" in provenance.command
 
 
+def test_recipes_are_timed_beside_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SHORT, "--time-chunks", "28", "--output", str(tmp_path)]
+    assert call("fifo", "tethercache", *words) == 0
+    printed = capsys.readouterr()
+    assert "timing tethercache beside fifo: chunk 28/28" in printed.err
+    assert "relative to fifo" in printed.out
+    report, provenance = read_drift((tmp_path / "drift.json").read_text())
+    costs = [policy.cost for policy in report.policies]
+    assert [cost and cost.chunks for cost in costs] == [28, 28]
+    assert "**Cost**" in (tmp_path / "drift.md").read_text()
+    assert "--time-chunks 28" in provenance.command
+
+
 def test_interruption_keeps_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slow = ["--set", "backbone.delay=0.2"]
     kept = tmp_path / "statistics"
@@ -89,6 +103,7 @@ def test_interruption_keeps_what_was_measured(tmp_path: Path, capsys: pytest.Cap
         (["fifo", "--horizons", "nan"], "these are given: nan"),
         (["fifo", "--horizons", "30,30"], "these are given: 30, 30"),
         (["fifo", "--prompts", "1"], "--prompts"),
+        (["fifo", "--time-chunks", "27"], "27 chunks do not tell the time of a full cache; give 28, or 0"),
         (["fifo", "--prompts-file", "/nowhere.txt"], "cannot read /nowhere.txt"),
         (["fifo", "--prompts-file", os.devnull], "holds no prompt"),
         (["fifo", "--set", "rollout.seed=3"], "use --seed"),

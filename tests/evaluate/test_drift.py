@@ -16,7 +16,8 @@ from tests.toys import register
 from tetherflow.errors import EvaluationError, OutputError, StageError, TetherflowError, WeightsError
 from tetherflow.evaluate import drift as drift_module
 from tetherflow.evaluate.bootstrap import Estimate
-from tetherflow.evaluate.drift import DriftReport, measure_drift, plan_windows, with_prompts
+from tetherflow.evaluate.drift import measure_drift, plan_windows, with_prompts
+from tetherflow.evaluate.drift_report import DriftReport
 from tetherflow.evaluate.figures import HorizonFigures
 from tetherflow.evaluate.shelf import Shelf, code_digest
 from tetherflow.recipe import Recipe, load_recipe

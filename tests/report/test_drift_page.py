@@ -8,9 +8,17 @@ import attrs
 from rich.console import Console
 
 from tetherflow.evaluate.bootstrap import Estimate
-from tetherflow.evaluate.drift import DriftReport, PolicyDrift
+from tetherflow.evaluate.cost import PolicyCost
+from tetherflow.evaluate.drift_report import DriftReport, PolicyDrift
 from tetherflow.evaluate.figures import HorizonFigures
-from tetherflow.report.drift_page import HEADINGS, drift_json, drift_page, read_drift, terminal_table
+from tetherflow.report.drift_page import (
+    HEADINGS,
+    drift_json,
+    drift_page,
+    read_drift,
+    terminal_costs,
+    terminal_table,
+)
 from tetherflow.report.provenance import Provenance
 
 FIGURES = [field.name for field in attrs.fields(HorizonFigures) if field.name != "horizon"]
@@ -25,7 +33,8 @@ def policy(name: str, start: float, share: list[Estimate | None] | None) -> Poli
         HorizonFigures(horizon=h, **{f: around(start + i / 10 + h / 1000) for i, f in enumerate(FIGURES)})
         for h in (30.0, 240.0)
     ]
-    return PolicyDrift(name, lines, share, "float32", {"backbone": {"use": "mini"}})
+    cost = PolicyCost(0.2 * start, None if share is None else around(1.02), 3 * 2**20, 40, "cpu")
+    return PolicyDrift(name, lines, share, cost, "float32", {"backbone": {"use": "mini"}})
 
 
 REPORT = DriftReport(
@@ -55,7 +64,7 @@ def test_json_holds_everything_and_comes_back() -> None:
 def test_page_has_a_line_a_policy_at_every_horizon_and_says_how() -> None:
     page = drift_page(REPORT, PROVENANCE)
     table = [line for line in page.splitlines() if line.startswith(("| fifo", "| tethercache"))]
-    assert len(table) == 4
+    assert len(table) == 4 + 2
     assert table[0].startswith(
         "| fifo | 1.030 [1.020, 1.050] | 1.130 [1.120, 1.150] | 1.230 [1.220, 1.250] | – |"
     )
@@ -71,6 +80,28 @@ def test_page_has_a_line_a_policy_at_every_horizon_and_says_how() -> None:
         "- Reference: 16 held-out real clips of 80 frames of each prompt",
     ):
         assert part in page
+
+
+def test_page_tells_what_policies_cost() -> None:
+    page = drift_page(REPORT, PROVENANCE)
+    costs = page[page.index("**Cost**") :].splitlines()
+    assert costs[2] == "| policy | chunk | relative to fifo | cache |"
+    assert costs[4:6] == [
+        "| fifo | 200.0 ms | – | 3.0 MiB |",
+        "| tethercache | 400.0 ms | 1.020 [1.010, 1.040] | 3.0 MiB |",
+    ]
+    assert costs[7].startswith("Denoising and context passes of one video on cpu, 40 chunks,")
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(terminal_costs(REPORT))
+    assert "1.020 [1.010, 1.040]" in console.export_text()
+
+
+def test_costs_that_were_not_measured_are_left_out() -> None:
+    policies = [attrs.evolve(policy, cost=None) for policy in REPORT.policies]
+    report = attrs.evolve(REPORT, policies=policies)
+    assert "Cost" not in drift_page(report, PROVENANCE)
+    assert terminal_costs(report) is None
+    assert read_drift(drift_json(report, PROVENANCE))[0] == report
 
 
 def test_terminal_table_shows_every_figure_above_its_interval() -> None:

@@ -96,6 +96,10 @@ class Toy(Backbone):
     def decoder(self) -> Decoder:
         return Decoder(self.options.delay)
 
+    @property
+    def decoder_memory(self) -> int:
+        return 1
+
     def encode_video(self, frames: Tensor) -> Tensor:
         small = frames[:, ::4, :, ::8, ::8].float() / 40 - 3.2
         return torch.cat([small, small[:, :, :1]], dim=2)

@@ -3,10 +3,11 @@
 from tetherflow.bench.against import Implementation, Workload, load_implementation
 from tetherflow.bench.report import Details, measure_details
 from tetherflow.bench.roofline import Floor, Roofline
-from tetherflow.bench.timing import STEADY, Timing, compare
+from tetherflow.bench.timing import LEAST, STEADY, Timing, compare
 from tetherflow.bench.whole import Whole
 
 __all__ = [
+    "LEAST",
     "STEADY",
     "Details",
     "Floor",

@@ -23,6 +23,8 @@ STEADY: Final = 8
 """Chunk from which on every cache of the usual budget is full; earlier ones do not count."""
 SPAN: Final = 10
 """Chunks whose median stands for a chunk's time, so that no single one decides."""
+LEAST: Final = STEADY + 2 * SPAN
+"""The fewest chunks that tell a full cache's time."""
 
 
 Span = float | tuple[torch.cuda.Event, torch.cuda.Event]
@@ -102,10 +104,10 @@ def compare(
             stops early.
         WeightsError: A backbone's weights cannot be used.
     """
-    if not recipes or chunks < STEADY + 2 * SPAN:
+    if not recipes or chunks < LEAST:
         raise EvaluationError(
             f"{chunks} chunks of {len(recipes)} recipes are too few to time a full cache; "
-            f"give at least {STEADY + 2 * SPAN} chunks"
+            f"give at least {LEAST} chunks"
         )
     backbones = backbones or Backbones()
     with threads_for(recipes[0]):

@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import attrs
+from typing import Final
 
 from tetherflow.errors import EvaluationError
 from tetherflow.evaluate.bootstrap import Estimate
+from tetherflow.evaluate.cost import PolicyCost, check_chunks, measure_costs
+from tetherflow.evaluate.drift_report import DriftReport, PolicyDrift
 from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios
 from tetherflow.evaluate.frechet import Moments
 from tetherflow.evaluate.measure import measure
@@ -28,75 +28,6 @@ from tetherflow.rollout.writers import require_writable
 
 REFERENCE_CLIPS: Final = 16
 """Held-out real clips of each prompt that quality is judged against, unless another number is asked for."""
-
-
-@attrs.frozen
-class PolicyDrift:
-    """One recipe's figures.
-
-    Attributes:
-        name: the recipe's name.
-        figures: at every horizon, ascending.
-        share: its drift as a share of the first recipe's, at every horizon; None for the first recipe. A
-            horizon has None where the interval of the first recipe's drift begins below 0: a share of
-            nothing means nothing.
-        dtype: type of the transformer and the cache.
-        recipe: what was run, without its prompts and its output folder.
-    """
-
-    name: str
-    figures: list[HorizonFigures]
-    share: list[Estimate | None] | None
-    dtype: str
-    recipe: dict[str, Any]
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PolicyDrift:
-        """Read what `attrs.asdict` gave."""
-        share = data["share"]
-        if share is not None:
-            share = [None if estimate is None else Estimate.from_dict(estimate) for estimate in share]
-        figures = [HorizonFigures.from_dict(figures) for figures in data["figures"]]
-        return cls(**data | {"figures": figures, "share": share})
-
-
-@attrs.frozen
-class DriftReport:
-    """Figures of several recipes over the same prompts and seeds.
-
-    Attributes:
-        policies: in the order given; the first is what the others are compared with.
-        real: what real clips score, one of each prompt held against the others.
-        prompts: what the videos show, one video a prompt.
-        seeds: seed of each video's noise; made of `seed` and the prompt.
-        seed: the seed given.
-        window_frames: video frames of a window.
-        reference_clips: real clips of each prompt that quality was judged against.
-        backbone: name of the model.
-        weights_sha256: of its weights.
-        device: where the videos were generated, in words.
-    """
-
-    policies: list[PolicyDrift]
-    real: Estimate
-    prompts: list[str]
-    seeds: list[int]
-    seed: int
-    window_frames: int
-    reference_clips: int
-    backbone: str
-    weights_sha256: str
-    device: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return attrs.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> DriftReport:
-        """Read what `to_dict` gave."""
-        policies = [PolicyDrift.from_dict(policy) for policy in data["policies"]]
-        return cls(**data | {"policies": policies, "real": Estimate.from_dict(data["real"])})
 
 
 def with_prompts(
@@ -184,6 +115,7 @@ def measure_drift(
     folder: Path,
     *,
     reference_clips: int = REFERENCE_CLIPS,
+    time_chunks: int = 0,
     backbones: Backbones | None = None,
     progress: Callable[[], RolloutProgress] = lambda: RolloutProgress(enabled=False),
 ) -> DriftReport:
@@ -198,6 +130,7 @@ def measure_drift(
         folder: where statistics are kept; it is made if it is not there.
         reference_clips: held-out real clips of each prompt that quality is judged against; at least two.
             Figures against fewer than the default number are for trying things out.
+        time_chunks: chunks to time each recipe over, beside the first, after the rollouts; none with 0.
         backbones: those that are loaded already.
         progress: makes the display of one recipe's progress.
 
@@ -208,6 +141,7 @@ def measure_drift(
         KeyboardInterrupt: A signal stopped it; what was measured is kept.
     """
     check_comparable(recipes)
+    check_chunks(time_chunks)
     plan = plan_windows(recipes[0], horizons)
     devices = [first_device(recipe) for recipe in recipes]
     require_writable(folder)
@@ -222,8 +156,11 @@ def measure_drift(
             shelf = Shelf.of(folder, recipe, plan, backbone, device)
             label = f"{recipe.output.name} ({index + 1}/{len(recipes)})"
             statistics.append(measure(recipe, plan, shelf, backbone, progress(), label))
+        costs: Sequence[PolicyCost | None] = [None] * len(recipes)
+        if time_chunks:
+            costs = measure_costs(recipes, time_chunks, backbones, progress())
         return DriftReport(
-            policies=_policies(recipes, statistics, reference.prompts),
+            policies=_policies(recipes, statistics, reference.prompts, costs),
             real=reference.against_itself(),
             prompts=prompts,
             seeds=[item.seed for item in items],
@@ -237,7 +174,10 @@ def measure_drift(
 
 
 def _policies(
-    recipes: Sequence[Recipe], statistics: Sequence[WindowStatistics], reference: Moments
+    recipes: Sequence[Recipe],
+    statistics: Sequence[WindowStatistics],
+    reference: Moments,
+    costs: Sequence[PolicyCost | None],
 ) -> list[PolicyDrift]:
     """The figures of all recipes, from the statistics of their videos."""
     figures = [drift_figures(own, reference) for own in statistics]
@@ -247,12 +187,13 @@ def _policies(
             name=recipe.output.name or "",
             figures=own,
             share=share,
+            cost=cost,
             dtype=str(dtype_of(recipe, first_device(recipe))).removeprefix("torch."),
             recipe=recipe.model_dump(
                 mode="json", exclude={"output": True, "rollout": {"prompts"}}, exclude_none=True
             ),
         )
-        for recipe, own, share in zip(recipes, figures, shares, strict=True)
+        for recipe, own, share, cost in zip(recipes, figures, shares, costs, strict=True)
     ]
 
 

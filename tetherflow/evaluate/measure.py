@@ -16,9 +16,11 @@ from tetherflow.backbone import Backbone
 from tetherflow.errors import TetherflowError
 from tetherflow.evaluate.features import FrameFeatures
 from tetherflow.evaluate.shelf import Shelf
+from tetherflow.evaluate.window_decoder import WindowDecoder
 from tetherflow.evaluate.windows import WindowPlan, WindowRecorder, WindowStatistics
 from tetherflow.recipe import Recipe, latent_frames_of
 from tetherflow.rollout.batches import Item, PromptBatches, batches_of, threads_of
+from tetherflow.rollout.decoding import ChunkDecoder
 from tetherflow.rollout.interrupt import Interruption, relay_signals, restored_signals
 from tetherflow.rollout.open_session import open_session
 from tetherflow.rollout.progress import RolloutProgress
@@ -162,17 +164,23 @@ class MeasureModule(LightningModule):
             [item.prompt for item in batch],
             latent_frames=self.latent_frames,
             seeds=[item.seed for item in batch],
+            decode=False,
         )
+        windows = WindowDecoder(self.plan, recorder, self._new_decoder, self._session.backbone.decoder_memory)
         started = time.monotonic()
         while True:
             with self._interruption.allowed():
                 chunk = next(stream, None)
-                if chunk is None or chunk.frames is None:
+                if chunk is None:
                     return recorder.finish()
-                recorder.append(chunk.frames)
+                windows.append(chunk.latents)
             now = time.monotonic()
-            self.progress.chunk(now - started, chunk.frames.shape[0] * chunk.frames.shape[1], self.label)
+            self.progress.chunk(now - started, 4 * len(batch) * chunk.latents.shape[1], self.label)
             started = now
+
+    def _new_decoder(self) -> ChunkDecoder:
+        session = self._session
+        return ChunkDecoder(session.backbone.decoder(), session.device, beside=not session.low_memory)
 
     def _note(self, error: TetherflowError) -> None:
         """Leave an error for the process that started this one, which else sees only that this one died."""

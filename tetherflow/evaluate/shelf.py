@@ -38,6 +38,7 @@ _DECISIVE: Final = (
     "tetherflow.evaluate.features",
     "tetherflow.evaluate.frechet",
     "tetherflow.evaluate.measure",
+    "tetherflow.evaluate.window_decoder",
     "tetherflow.evaluate.windows",
 )
 """Modules and packages of the framework whose code decides what is generated and what is kept of it; how

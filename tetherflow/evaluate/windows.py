@@ -181,6 +181,16 @@ class WindowRecorder:
         for piece in torch.split(frames, _AT_ONCE, dim=1) if frames.shape[1] else ():
             self._take(piece)
 
+    def skip_to(self, frame: int) -> None:
+        """Go on with a later frame; those between lie outside all windows.
+
+        Raises:
+            EvaluationError: A window holds one of them.
+        """
+        if any(first < frame and self._seen < stop for first, stop in self._plan.spans):
+            raise EvaluationError(f"frames {self._seen} to {frame - 1} are skipped, but a window holds some")
+        self._seen, self._previous = frame, None
+
     def _take(self, frames: torch.Tensor) -> None:
         times = torch.arange(self._seen, self._seen + frames.shape[1])
         inside = [(times >= first) & (times < stop) for first, stop in self._plan.spans]

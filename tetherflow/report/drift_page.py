@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import attrs
+from rich.markup import escape
 from rich.table import Table
 
 from tetherflow.evaluate.bootstrap import Estimate
-from tetherflow.evaluate.drift import DriftReport
+from tetherflow.evaluate.drift_report import DriftReport
 from tetherflow.report.provenance import Provenance
-from tetherflow.report.table import drift_table, provenance_lines
+from tetherflow.report.table import drift_table, markdown_table, provenance_lines
 
 HEADINGS = (
     "policy", "horizon", "first 5 s", "last 5 s", "drift", "share of first's", "colour shift",
@@ -42,7 +43,38 @@ def drift_page(report: DriftReport, provenance: Provenance) -> str:
         "In brackets: 95 % intervals, by resampling the prompts. Smaller is better, but for motion kept, "
         "which is best near 1."
     )
-    return f"{tables}\n{intervals}\n\n{provenance_lines(provenance)}{_conditions(report)}"
+    costs = _cost_section(report)
+    return f"{tables}\n{intervals}\n\n{costs}{provenance_lines(provenance)}{_conditions(report)}"
+
+
+def _cost_section(report: DriftReport) -> str:
+    """Time and memory of every policy, if they were measured, and how."""
+    first = report.policies[0]
+    if first.cost is None:
+        return ""
+    return (
+        f"**Cost**\n\n{markdown_table(_cost_headings(report), _cost_rows(report))}\n\n"
+        f"Denoising and context passes of one video on {first.cost.device}, {first.cost.chunks} chunks, each "
+        f"policy in turns with {first.name}; in brackets: 95 % intervals, by resampling the chunks. The "
+        f"cache is that of one video, side stores included.\n\n"
+    )
+
+
+def _cost_headings(report: DriftReport) -> list[str]:
+    return ["policy", "chunk", f"relative to {report.policies[0].name}", "cache"]
+
+
+def _cost_rows(report: DriftReport) -> list[list[str]]:
+    return [
+        [
+            policy.name,
+            f"{1000 * policy.cost.chunk_seconds:.1f} ms",
+            "–" if policy.cost.relative is None else f"{policy.cost.relative:.3f}",
+            f"{policy.cost.cache_bytes / 2**20:.1f} MiB",
+        ]
+        for policy in report.policies
+        if policy.cost is not None
+    ]
 
 
 def _conditions(report: DriftReport) -> str:
@@ -80,6 +112,19 @@ def terminal_table(report: DriftReport) -> Table:
                 _cell(line.motion_kept, ".2f"),
                 end_section=index == len(policy.figures) - 1,
             )
+    return table
+
+
+def terminal_costs(report: DriftReport) -> Table | None:
+    """Time and memory as a table for a terminal; None if they were not measured."""
+    rows = _cost_rows(report)
+    if not rows:
+        return None
+    table = Table(header_style="bold", pad_edge=False)
+    for index, heading in enumerate(_cost_headings(report)):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 

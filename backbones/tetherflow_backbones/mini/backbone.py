@@ -15,7 +15,7 @@ from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
 from tetherflow_backbones.mini.references import clip_seeds, subject_of
 from tetherflow_backbones.mini.scenes import held_out_seeds, render_bytes, sample_scenes
 from tetherflow_backbones.mini.weights import FILES, PACKAGED, load, sha256
-from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
+from tetherflow_backbones.wan_vae import WanDecoder, WanVAE, decoder_memory
 
 
 class Mini(CausalWanBackbone):
@@ -63,6 +63,11 @@ class Mini(CausalWanBackbone):
     def decoder(self) -> WanDecoder:
         """A new streaming decoder, for one rollout."""
         return self._vae.decoder()
+
+    @property
+    def decoder_memory(self) -> int:
+        """Latent frames after which a decoder has forgotten where it began."""
+        return decoder_memory(self._vae.network.decoder)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
