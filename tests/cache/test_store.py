@@ -195,9 +195,10 @@ def test_units_of_any_size_are_moved_bit_for_bit(head_dim: int, dtype: torch.dty
 
 
 def test_norms_of_half_precision_are_summed_in_float32() -> None:
-    half = LayerStore(SHAPE, dtype=torch.float16, device=torch.device("cpu"), rotated=True, pooled=False)
+    book = SHAPE.book(1, device=torch.device("cpu"), pooled=False)
+    half = LayerStore(SHAPE, book, dtype=torch.float16, rotated=True)
     half.keys.copy_(1000 * torch.randn(half.keys.shape))
-    half.origins[:, :4] = torch.arange(4)
+    book.origins[:, :4] = torch.arange(4)
     half.sort(4)
     found = half.key_norms(half.order)
     assert found.dtype == torch.float32
