@@ -29,7 +29,7 @@ def values_over_time(loaded: Recipe, chunks: int, layer: int) -> list[tuple[list
         assert session.cache is not None
         state = session.cache.snapshot()["layers"][layer]
         order = state["order"][0]
-        found.append((state["origins"][0, order].tolist(), state["values"][0, order].clone()))
+        found.append((state["origins"][0, order].tolist(), state["units"][1, 0, order].clone()))
     return found
 
 
