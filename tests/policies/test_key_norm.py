@@ -49,7 +49,7 @@ def test_norms_that_are_kept_are_those_of_the_keys(unit: str) -> None:
     for chunk in script:
         run(engine, [chunk])
         for layer, store in enumerate(engine.layers):
-            kept = store.take(store.norms, store.order)
+            kept = store.take(store.book.norms, store.order)
             for found, norms in zip(
                 kept.mean(dim=2).tolist(), mean_norms(engine.contents(layer)[0]), strict=True
             ):
