@@ -27,6 +27,8 @@ PICTURES: dict[str, Sequence[str]] = {
     "tethercache": ("--chunks", "60"),
     "grab-no-diversity": ("--chunks", "60"),
     "tethercache-no-tame": ("--chunks", "60"),
+    "tethercache-ramp": ("--chunks", "60"),
+    "tethercache-adaptive": ("--chunks", "60"),
     "infinity-rope": ("--chunks", "32", "--set", _switching("flush", "cut")),
     "deep-forcing": ("--chunks", "28"),
     "deep-sink": ("--chunks", "28"),
@@ -39,6 +41,9 @@ PICTURES: dict[str, Sequence[str]] = {
     "longlive": ("--chunks", "32", "--set", _switching("recache", "flush")),
     "h2o": ("--chunks", "60"),
     "key-norm": ("--chunks", "60"),
+    "grab-ema-sink": ("--chunks", "60"),
+    "fademem-tame": ("--chunks", "60"),
+    "h2o-tame": ("--chunks", "60"),
 }
 
 

@@ -118,7 +118,7 @@ def test_what_is_generated_of_the_policies_pages_is_there(monkeypatch: pytest.Mo
     assert "`evict`, `score`, `select`, `edit`" in cells
     assert "in its context pass" in cells
     page = hook.on_page_markdown((hook.PAGES / "tethercache.md").read_text())
-    assert "| `tau` | number ≥ 0, ≤ 1 | `0.6` |" in page
+    assert "| `tau` | number ≥ 0, ≤ 1 or schedule | `0.6` |" in page
     assert "`tetherflow picture tethercache --chunks 60`: backbone `mini`, layer 3 of 0 to 6, seed 0" in page
     for path in hook.PAGES.glob("*.md"):
         assert "<!-- generated" not in hook.on_page_markdown(path.read_text()), path.name
