@@ -63,7 +63,10 @@ def test_windows_see_the_same_frames(total: int, ends: set[float], chunk: int, m
     every = statistics(latents, plan, chunk, memory, known=False)
     some = statistics(latents, plan, chunk, memory, known=True)
     for name in ("count", "total", "outer"):
-        assert torch.equal(getattr(every.features, name), getattr(some.features, name))
+        # Frames go through the features in other batches, which rounds otherwise.
+        torch.testing.assert_close(
+            getattr(every.features, name), getattr(some.features, name), atol=1e-5, rtol=1e-5
+        )
     assert torch.equal(every.colour, some.colour)
     assert torch.equal(every.motion, some.motion)
 
