@@ -264,5 +264,5 @@ def test_share_of_a_baseline_that_may_not_drift_is_left_out(monkeypatch: pytest.
     share = Estimate(0.2, 0.1, 0.3)
     monkeypatch.setattr(drift_module, "drift_ratios", lambda *_: [share, share])
     known = [drifting(-0.1), drifting(0.5)]
-    assert drift_module._shares(None, None, known, None) == [None, share]  # type: ignore[arg-type]
-    assert drift_module._shares(None, None, [drifting(-0.1)] * 2, None) == [None, None]  # type: ignore[arg-type]
+    assert drift_module._shares(None, None, known) == [None, share]  # type: ignore[arg-type]
+    assert drift_module._shares(None, None, [drifting(-0.1)] * 2) == [None, None]  # type: ignore[arg-type]

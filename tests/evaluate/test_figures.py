@@ -10,10 +10,9 @@ import torch
 
 from tests.evaluate.clips import blurred, clip, contrasted, pixels
 from tetherflow.errors import EvaluationError
-from tetherflow.evaluate import figures as figures_module
 from tetherflow.evaluate.bootstrap import resampling_weights
 from tetherflow.evaluate.features import FrameFeatures
-from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios
+from tetherflow.evaluate.figures import HorizonFigures, Judged, drift_figures, drift_ratios
 from tetherflow.evaluate.frechet import Moments, frechet_distance
 from tetherflow.evaluate.reference import Reference
 from tetherflow.evaluate.windows import WindowPlan, WindowRecorder, WindowStatistics
@@ -61,7 +60,7 @@ def real() -> Reference:
 @pytest.fixture(scope="module")
 def measured(real: Reference) -> dict[str, list[HorizonFigures]]:
     kinds = ("faithful", "blurred", "over-exposed", "brighter", "frozen")
-    return {kind: drift_figures(statistics(kind), real.prompts, resamples=300) for kind in kinds}
+    return {kind: drift_figures(Judged(statistics(kind), real.prompts, resamples=300)) for kind in kinds}
 
 
 def test_a_faithful_video_does_not_drift(measured: dict[str, list[HorizonFigures]]) -> None:
@@ -95,20 +94,21 @@ def test_colour_shift_and_motion_are_what_they_say(measured: dict[str, list[Hori
 def test_ratios_compare_drift_pairwise(real: Reference) -> None:
     drifting, baseline = statistics("blurred"), statistics("over-exposed")
     reference = real.prompts
-    ratio = drift_ratios(drifting, baseline, reference, resamples=300)[1]
-    drifts = [drift_figures(s, reference, resamples=10)[1].drift.value for s in (drifting, baseline)]
+    judged = [Judged(each, reference, resamples=300) for each in (drifting, baseline)]
+    ratio = drift_ratios(*judged)[1]
+    drifts = [drift_figures(each)[1].drift.value for each in judged]
     assert ratio.value == pytest.approx(drifts[0] / drifts[1])
     assert ratio.low < ratio.value < ratio.high
-    same = drift_ratios(baseline, baseline, reference, resamples=10)[1]
+    same = drift_ratios(judged[1], judged[1])[1]
     assert (same.low, same.value, same.high) == pytest.approx((1, 1, 1))
     with pytest.raises(EvaluationError, match="same windows"):
-        drift_ratios(drifting, WindowStatistics.concatenate([baseline, baseline]), reference)
+        drift_ratios(judged[0], Judged(WindowStatistics.concatenate([baseline, baseline]), reference))
 
 
 def test_figures_survive_json_and_repeat(real: Reference, measured: dict[str, list[HorizonFigures]]) -> None:
     for figures in measured["blurred"]:
         assert HorizonFigures.from_dict(json.loads(json.dumps(figures.to_dict()))) == figures
-    assert drift_figures(statistics("blurred"), real.prompts, resamples=300) == measured["blurred"]
+    assert drift_figures(Judged(statistics("blurred"), real.prompts, resamples=300)) == measured["blurred"]
 
 
 def test_real_clips_set_the_floor(real: Reference, measured: dict[str, list[HorizonFigures]]) -> None:
@@ -121,7 +121,7 @@ def test_real_clips_set_the_floor(real: Reference, measured: dict[str, list[Hori
 def test_the_mix_of_prompts_cancels(real: Reference, measured: dict[str, list[HorizonFigures]]) -> None:
     """Against the clips of all prompts alike, the same videos have wider intervals."""
     total = real.prompts.combine(torch.ones(VIDEOS, VIDEOS))
-    common = drift_figures(statistics("faithful"), total, resamples=300)[1]
+    common = drift_figures(Judged(statistics("faithful"), total, resamples=300))[1]
     matched = measured["faithful"][1]
     assert matched.first.value == pytest.approx(common.first.value, rel=1e-3)
     for figure in ("first", "last"):
@@ -141,10 +141,10 @@ def test_a_resample_takes_videos_and_clips_of_the_same_prompts(real: Reference) 
         videos += [video] * times
         clips += shown * times
     plain = frechet_distance(*(Moments.of(torch.cat(vectors)).gaussian() for vectors in (clips, videos)))
-    own = figures_module._quality(statistics("faithful"), real.prompts, drawn)
-    torch.testing.assert_close(own[0, 0], plain)
+    own = Judged(statistics("faithful"), real.prompts, resamples=1, seed=5)
+    torch.testing.assert_close(own.quality[1, 0], plain)
 
 
 def test_a_reference_of_other_prompts_is_refused(real: Reference) -> None:
     with pytest.raises(EvaluationError, match="real clips of 23 prompts for 24 videos"):
-        drift_figures(statistics("faithful"), real.prompts[:-1])
+        drift_figures(Judged(statistics("faithful"), real.prompts[:-1]))

@@ -12,7 +12,7 @@ from tetherflow.errors import EvaluationError
 from tetherflow.evaluate.bootstrap import Estimate
 from tetherflow.evaluate.cost import PolicyCost, check_chunks, measure_costs
 from tetherflow.evaluate.drift_report import DriftReport, PolicyDrift
-from tetherflow.evaluate.figures import HorizonFigures, drift_figures, drift_ratios
+from tetherflow.evaluate.figures import HorizonFigures, Judged, drift_figures, drift_ratios
 from tetherflow.evaluate.frechet import Moments
 from tetherflow.evaluate.measure import measure
 from tetherflow.evaluate.reference import Reference
@@ -180,8 +180,9 @@ def _policies(
     costs: Sequence[PolicyCost | None],
 ) -> list[PolicyDrift]:
     """The figures of all recipes, from the statistics of their videos."""
-    figures = [drift_figures(own, reference) for own in statistics]
-    shares = [None, *(_shares(own, statistics[0], figures[0], reference) for own in statistics[1:])]
+    judged = [Judged(own, reference) for own in statistics]
+    figures = [drift_figures(own) for own in judged]
+    shares = [None, *(_shares(own, judged[0], figures[0]) for own in judged[1:])]
     return [
         PolicyDrift(
             name=recipe.output.name or "",
@@ -197,12 +198,10 @@ def _policies(
     ]
 
 
-def _shares(
-    own: WindowStatistics, baseline: WindowStatistics, drifts: list[HorizonFigures], reference: Moments
-) -> list[Estimate | None]:
+def _shares(own: Judged, baseline: Judged, drifts: list[HorizonFigures]) -> list[Estimate | None]:
     """A policy's drift as a share of the baseline's, where that one is known to drift."""
     known = [figures.drift.low > 0 for figures in drifts]
     if not any(known):
         return [None] * len(known)
-    ratios = drift_ratios(own, baseline, reference)
+    ratios = drift_ratios(own, baseline)
     return [ratio if drifting else None for ratio, drifting in zip(ratios, known, strict=True)]

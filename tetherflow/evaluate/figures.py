@@ -20,6 +20,7 @@ motion kept
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -66,28 +67,63 @@ class HorizonFigures:
         return cls(horizon=data["horizon"], **estimates)
 
 
-def drift_figures(
-    statistics: WindowStatistics, reference: Moments, *, resamples: int = 1000, seed: int = 0
-) -> list[HorizonFigures]:
+@attrs.frozen(eq=False)
+class Judged:
+    """A policy's videos, judged once for all its figures.
+
+    Attributes:
+        statistics: of the videos, one a prompt.
+        reference: moments of the real frames' features of each prompt, batch dimension `[P]`, in the videos'
+            order.
+        resamples: how many bootstrap resamples.
+        seed: of the resamples; the same for every policy that is to be compared.
+    """
+
+    statistics: WindowStatistics
+    reference: Moments
+    resamples: int = 1000
+    seed: int = 0
+
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """Rows of weights `[1 + R, P]`: first every video once, then the resamples."""
+        videos = self.statistics.videos
+        drawn = resampling_weights(videos, resamples=self.resamples, seed=self.seed)
+        return torch.cat([torch.ones(1, videos, dtype=torch.float64), drawn])
+
+    @cached_property
+    def quality(self) -> torch.Tensor:
+        """Fréchet distances `[1 + R, W]` of each resample and window to the real clips of the same prompts.
+
+        Raises:
+            EvaluationError: The reference is of other prompts.
+        """
+        if len(self.reference.count) != self.statistics.videos:
+            raise EvaluationError(
+                f"there are real clips of {len(self.reference.count)} prompts for {self.statistics.videos} "
+                "videos; a video is judged against those of its own prompt"
+            )
+        real = self.reference.combine(self.weights[:, None])
+        return frechet_distance(real.gaussian(), self.statistics.features.combine(self.weights).gaussian())
+
+    @property
+    def drift(self) -> torch.Tensor:
+        """Quality of the window at each horizon less that of the first, `[1 + R, W - 1]`."""
+        return self.quality[:, 1:] - self.quality[:, :1]
+
+
+def drift_figures(judged: Judged) -> list[HorizonFigures]:
     """Compute the figures at every horizon.
 
     The intervals tell how the figures would vary with other prompts, and as many. A resample of the prompts
     takes videos and real clips of the same prompts: were the real clips to stay, the mix of colours that the
     prompts happen to ask for, which no policy decides, would be most of a figure and of its interval.
 
-    Args:
-        statistics: of the videos of a policy, one a prompt.
-        reference: moments of the real frames' features of each prompt, batch dimension `[P]`, in the videos'
-            order.
-        resamples: how many bootstrap resamples.
-        seed: of the resamples; the same for every policy that is to be compared.
-
     Raises:
         EvaluationError: fewer than two videos, a reference of other prompts, or a figure is not finite.
     """
-    weights = _weights(statistics.videos, resamples, seed)
-    quality = _quality(statistics, reference, weights)
-    motion = weights @ statistics.motion / statistics.videos
+    statistics, quality = judged.statistics, judged.quality
+    motion = judged.weights @ statistics.motion / statistics.videos
     figures = []
     for window, horizon in enumerate(statistics.plan.horizons, start=1):
         shift = (statistics.colour[:, window] - statistics.colour[:, 0]).abs().mean(dim=-1)
@@ -96,8 +132,8 @@ def drift_figures(
                 horizon=horizon,
                 first=_estimate(quality[:, 0]),
                 last=_estimate(quality[:, window]),
-                drift=_estimate(quality[:, window] - quality[:, 0]),
-                colour_shift=_estimate(weights @ shift / statistics.videos),
+                drift=_estimate(judged.drift[:, window - 1]),
+                colour_shift=_estimate(judged.weights @ shift / statistics.videos),
                 motion_first=_estimate(motion[:, 0]),
                 motion_last=_estimate(motion[:, window]),
                 motion_kept=_estimate(motion[:, window] / motion[:, 0]),
@@ -106,53 +142,22 @@ def drift_figures(
     return figures
 
 
-def drift_ratios(
-    statistics: WindowStatistics,
-    baseline: WindowStatistics,
-    reference: Moments,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> list[Estimate]:
+def drift_ratios(judged: Judged, baseline: Judged) -> list[Estimate]:
     """A policy's drift as a share of another's, at every horizon; 0.17 reads "falls to 17 %".
 
     Args:
-        statistics: of the policy.
+        judged: of the policy.
         baseline: of the policy it is compared with, for the same prompts and seeds in the same order.
-        reference: moments of the real frames' features of each prompt, batch dimension `[P]`.
-        resamples: how many bootstrap resamples; the prompts are drawn alike for both.
-        seed: of the resamples.
 
     Raises:
         EvaluationError: other windows or another number of videos, or a ratio is not finite.
     """
-    if statistics.plan != baseline.plan or statistics.videos != baseline.videos:
+    own, base = judged.statistics, baseline.statistics
+    if own.plan != base.plan or own.videos != base.videos:
         raise EvaluationError("drifts can be compared only over the same windows and prompts")
-    weights = _weights(statistics.videos, resamples, seed)
-    drifts = [
-        quality[:, 1:] - quality[:, :1]
-        for quality in (_quality(s, reference, weights) for s in (statistics, baseline))
-    ]
-    return [_estimate(ratios) for ratios in (drifts[0] / drifts[1]).T]
-
-
-def _weights(videos: int, resamples: int, seed: int) -> torch.Tensor:
-    """Rows of weights `[1 + R, P]`: first every video once, then the resamples."""
-    drawn = resampling_weights(videos, resamples=resamples, seed=seed)
-    return torch.cat([torch.ones(1, videos, dtype=torch.float64), drawn])
+    return [_estimate(ratios) for ratios in (judged.drift / baseline.drift).T]
 
 
 def _estimate(figure: torch.Tensor) -> Estimate:
-    """An estimate from `[1 + R]` values in the order of `_weights`."""
+    """An estimate from `[1 + R]` values, the first that of every video once."""
     return estimate(figure[0], figure[1:])
-
-
-def _quality(statistics: WindowStatistics, reference: Moments, weights: torch.Tensor) -> torch.Tensor:
-    """Fréchet distances `[1 + R, W]` of each resample and window to the real clips of the same prompts."""
-    if len(reference.count) != statistics.videos:
-        raise EvaluationError(
-            f"there are real clips of {len(reference.count)} prompts for {statistics.videos} videos; "
-            f"a video is judged against those of its own prompt"
-        )
-    real = reference.combine(weights[:, None])
-    return frechet_distance(real.gaussian(), statistics.features.combine(weights).gaussian())
