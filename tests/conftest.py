@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 torch.set_num_threads(1)
 os.environ["TETHERFLOW_WEIGHTS"] = "/nowhere"  # no test may find weights that its user has fetched
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
