@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tetherflow.backbone import BackboneOptions, SamplerSettings
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
 from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
-from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
+from tetherflow_backbones.wan_vae import WanVAE
 
 Size = Annotated[int, Field(ge=1)]
 Network = TypeVar("Network", bound=nn.Module)
@@ -72,31 +72,15 @@ class Synthetic(CausalWanBackbone):
         drawn = [torch.randn(arch.text_len, arch.text_dim, generator=row) for row in rows]
         return torch.stack(drawn).to(self._device, self._dtype)
 
-    def decoder(self) -> WanDecoder:
-        """A new streaming decoder, for one rollout."""
-        return self._autoencoder().decoder()
-
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
-        return self._autoencoder().encode(frames)
-
-    def rest(self) -> None:
-        """Move the video autoencoder off the device until it is next used."""
-        if self._vae is not None:
-            self._vae.rest()
-
     def weights_digest(self) -> str:
         """SHA-256 of the options, which determine the weights on one kind of device."""
         return hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()
 
-    def _autoencoder(self) -> WanVAE:
-        if self._vae is None:
-            with torch.device("meta"):
-                vae = WanVAE.from_config({"base_dim": self.options.vae_width})
-            network = _filled(vae.network.to(self._dtype), self._device, self._generator)
-            self._vae = WanVAE(network, vae.frames_per_call)
-            self._vae.tune(self._tuning)
-        return self._vae
+    def _load_autoencoder(self) -> WanVAE:
+        with torch.device("meta"):
+            vae = WanVAE.from_config({"base_dim": self.options.vae_width})
+        network = _filled(vae.network.to(self._dtype), self._device, self._generator)
+        return WanVAE(network, vae.frames_per_call)
 
 
 def _filled(module: Network, device: torch.device, generator: torch.Generator) -> Network:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
+from torch import Tensor
 
 from tetherflow.backbone import Backbone
 from tetherflow.cache import CacheShape
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan.rotary import WanRotary
 from tetherflow_backbones.causal_wan.transformer import CausalWanTransformer
-from tetherflow_backbones.wan_vae import WanVAE
+from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
 
 
 class CausalWanBackbone(Backbone):
     """A backbone whose transformer is the causal Wan one; what follows from its sizes is here.
 
-    A subclass may load its video autoencoder when it is first used, and then tunes it as `_tuning` says.
+    The video autoencoder is loaded when it is first used, unless a subclass has set it before.
     """
 
     _transformer: CausalWanTransformer
@@ -52,6 +55,19 @@ class CausalWanBackbone(Backbone):
         if self._vae is not None:
             self._vae.tune(tuning)
 
+    def decoder(self) -> WanDecoder:
+        """A new streaming decoder, for one rollout."""
+        return self._autoencoder().decoder()
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
+        return self._autoencoder().encode(frames)
+
+    def rest(self) -> None:
+        """Move the video autoencoder off the device until it is next used."""
+        if self._vae is not None:
+            self._vae.rest()
+
     @property
     def transformer(self) -> CausalWanTransformer:
         """The denoising transformer."""
@@ -73,3 +89,14 @@ class CausalWanBackbone(Backbone):
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent frame."""
         return (self._transformer.arch.in_dim, *self._latent_size)
+
+    def _autoencoder(self) -> WanVAE:
+        """The video autoencoder, loaded and tuned."""
+        if self._vae is None:
+            self._vae = self._load_autoencoder()
+            self._vae.tune(self._tuning)
+        return self._vae
+
+    @abstractmethod
+    def _load_autoencoder(self) -> WanVAE:
+        """The video autoencoder, newly loaded."""

@@ -15,7 +15,7 @@ from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
 from tetherflow_backbones.mini.references import clip_seeds, subject_of
 from tetherflow_backbones.mini.scenes import held_out_seeds, render_bytes, sample_scenes
 from tetherflow_backbones.mini.weights import FILES, PACKAGED, load, sha256
-from tetherflow_backbones.wan_vae import WanDecoder, WanVAE, decoder_memory
+from tetherflow_backbones.wan_vae import WanVAE, decoder_memory
 
 
 class Mini(CausalWanBackbone):
@@ -31,8 +31,6 @@ class Mini(CausalWanBackbone):
         weights: Path = Field(
             default=PACKAGED, description="Folder with the weights; the bundled ones if omitted."
         )
-
-    _vae: WanVAE
 
     def __init__(
         self,
@@ -51,7 +49,7 @@ class Mini(CausalWanBackbone):
         self._use(weights.transformer.to(device, dtype), size, parity=parity)
         self._words = weights.words.to(device)
         # Decoding stays in float32: it is cheap at this width, and half precision shows on gradients.
-        self._vae = WanVAE(weights.vae.to(device))
+        self._network = weights.vae.to(device)
         self._dtype = dtype
         self.sampler = SamplerSettings()
 
@@ -60,18 +58,13 @@ class Mini(CausalWanBackbone):
         """Embeddings of prompts, `[B, 24, 96]` in the transformer's type, padding zeroed."""
         return self._words.encode(prompts).to(self._dtype)
 
-    def decoder(self) -> WanDecoder:
-        """A new streaming decoder, for one rollout."""
-        return self._vae.decoder()
-
     @property
     def decoder_memory(self) -> int:
         """Latent frames after which a decoder has forgotten where it began."""
-        return decoder_memory(self._vae.network.decoder)
+        return decoder_memory(self._network.decoder)
 
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
-        return self._vae.encode(frames)
+    def _load_autoencoder(self) -> WanVAE:
+        return WanVAE(self._network)
 
     def weights_digest(self) -> str:
         """SHA-256 over the hashes of the weight files and the configuration."""

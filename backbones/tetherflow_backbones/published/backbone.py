@@ -21,7 +21,7 @@ from tetherflow_backbones.published.text import PromptEncoder
 from tetherflow_backbones.published.training import Training
 from tetherflow_backbones.published.vae import load_vae
 from tetherflow_backbones.tensor_files import files_of
-from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
+from tetherflow_backbones.wan_vae import WanVAE
 
 WAN: Final = "Wan-AI/Wan2.1-T2V-1.3B"
 TEXT_ENCODER: Final = f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth"
@@ -102,19 +102,6 @@ class PublishedWan(CausalWanBackbone):
             )
         return self._prompts.encode(prompts)
 
-    def decoder(self) -> WanDecoder:
-        """A new streaming decoder, for one rollout."""
-        return self._autoencoder().decoder()
-
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
-        return self._autoencoder().encode(frames)
-
-    def rest(self) -> None:
-        """Move the video autoencoder off the device until it is next used."""
-        if self._vae is not None:
-            self._vae.rest()
-
     def weights_digest(self) -> str:
         """SHA-256 over the weight files that are there: transformer, adapter, text encoder, autoencoder."""
         options, lora = self.options, self._lora()
@@ -126,13 +113,10 @@ class PublishedWan(CausalWanBackbone):
         ]
         return digest(file for path in paths if path.exists() for file in files_of(path))
 
-    def _autoencoder(self) -> WanVAE:
-        if self._vae is None:
-            dtypes = {"auto": self._dtype, "float32": torch.float32, "bfloat16": torch.bfloat16}
-            path = self._part(self.options.vae, VAE, "vae")
-            self._vae = load_vae(path, device=self._device, dtype=dtypes[self.options.vae_precision])
-            self._vae.tune(self._tuning)
-        return self._vae
+    def _load_autoencoder(self) -> WanVAE:
+        dtypes = {"auto": self._dtype, "float32": torch.float32, "bfloat16": torch.bfloat16}
+        path = self._part(self.options.vae, VAE, "vae")
+        return load_vae(path, device=self._device, dtype=dtypes[self.options.vae_precision])
 
     def _lora(self) -> Path | None:
         """The adapter to merge: the user's, or the checkpoint's own."""
