@@ -21,12 +21,14 @@ class Tuning:
         compile: whether to compile what lies between attentions.
         products: type of the matrix products.
         chunk_frames: latent frames of a usual chunk; only such chunks are worth compiling for.
+        low_memory: whether to save memory at the cost of time.
     """
 
     attention: Attention = PLAIN
     compile: bool = False
     products: MatrixProducts = "precision"
     chunk_frames: int = 3
+    low_memory: bool = False
 
 
 @runtime_checkable

@@ -35,7 +35,7 @@ class WanVAE:
         if frames_per_call < 1:
             raise ValueError(f"frames_per_call is {frames_per_call}, it must be at least 1")
         self.network = network
-        self.frames_per_call = frames_per_call
+        self.frames_per_call = self._usual_frames = frames_per_call
         self._device: torch.device | None = None
         self._known_statistics: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
@@ -84,10 +84,11 @@ class WanVAE:
         """Decode as a recipe's runtime asks.
 
         Args:
-            tuning: what it asks; of it, only `compile` and `chunk_frames` matter.
+            tuning: what it asks. To save memory, latent frames pass through the network one by one.
             backend: compiler, where it asks to compile.
         """
         decoder = self.network.decoder
+        self.frames_per_call = 1 if tuning.low_memory else self._usual_frames
         if tuning.compile:
             compile_blocks(decoder, min(tuning.chunk_frames, self.frames_per_call), backend)
         else:

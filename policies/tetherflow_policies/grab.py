@@ -32,9 +32,8 @@ class Relevance(Scorer):
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:
         """Attention mass of each candidate, `[B, N]`; sums to 1 over N."""
-        logits = (candidates.mean_query[:, None] * candidates.mean_keys).sum(dim=-1).mean(dim=-1)
         scale = candidates.head_dim**0.5 * self.options.temperature
-        return torch.softmax(logits / scale, dim=-1)
+        return candidates.fuse(attention_mass)(candidates.mean_query, candidates.mean_keys, scale)
 
 
 class TemporalDiversity(Scorer):
@@ -55,14 +54,7 @@ class TemporalDiversity(Scorer):
     @hookimpl
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
-        frames = candidates.frames
-        extent = frames[:, -1] - frames[:, 0] + 1
-        sigma = (extent / 2).clamp_min(1)[:, None, None]
-        distance = (frames[:, :, None] - frames[:, None, :]).abs()
-        nearness = torch.exp(distance / -sigma)
-        nearness.diagonal(dim1=1, dim2=2).zero_()
-        redundancy = (scores[RELEVANCE][:, None, :] * nearness).amax(dim=-1)
-        return self.options.alpha * (1 - redundancy).clamp_min(0)
+        return self.options.alpha * candidates.fuse(diversity)(candidates.frames, scores[RELEVANCE])
 
 
 class TopM(Selector):
@@ -74,3 +66,29 @@ class TopM(Selector):
     def select(self, candidates: Candidates, score: Tensor) -> Tensor:
         """Indices of the best candidates, int64 `[B, M]`."""
         return score.topk(candidates.capacity, dim=1).indices
+
+
+def attention_mass(query: Tensor, keys: Tensor, scale: float | Tensor) -> Tensor:
+    """Softmax over candidates of q · k / scale, averaged over heads.
+
+    Args:
+        query: mean query, float32 `[B, heads, head_dim]`.
+        keys: mean keys, float32 `[B, N, heads, head_dim]`.
+        scale: √d · T.
+
+    Returns:
+        `[B, N]`.
+    """
+    logits = (query[:, None] * keys).sum(dim=-1).mean(dim=-1)
+    return torch.softmax(logits / scale, dim=-1)
+
+
+def diversity(frames: Tensor, relevance: Tensor) -> Tensor:
+    """max(0, 1 − r_i) of candidates from some frames, int64 `[B, N]`, of some relevance `[B, N]`."""
+    extent = frames[:, -1] - frames[:, 0] + 1
+    sigma = (extent / 2).clamp_min(1)[:, None, None]
+    distance = (frames[:, :, None] - frames[:, None, :]).abs()
+    nearness = torch.exp(distance / -sigma)
+    nearness.diagonal(dim1=1, dim2=2).zero_()
+    redundancy = (relevance[:, None, :] * nearness).amax(dim=-1)
+    return (1 - redundancy).clamp_min(0)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tetherflow import Draft, Editor, StageOptions, Statistics, hookimpl
+from tetherflow import Draft, Editor, StageOptions, hookimpl
 
 
 class Tame(Editor):
@@ -32,19 +32,39 @@ class Tame(Editor):
         # A schedule may have measured τ: a tensor, whose value only the device knows.
         if not draft.trusted_units or (isinstance(tau, float) and tau == 0):
             return
-        self._edit(draft.keys, draft.key_statistics, draft.trusted_keys)
-        self._edit(draft.values, draft.value_statistics, draft.trusted_values)
+        blend_in = draft.fuse(blend)
+        for x, own, trusted in (
+            (draft.keys, draft.key_statistics, draft.trusted_keys),
+            (draft.values, draft.value_statistics, draft.trusted_values),
+        ):
+            blend_in(x, own.mean, own.variance, trusted.mean, trusted.variance, tau)
 
-    def _edit(self, x: Tensor, own: Statistics, trusted: Statistics) -> None:
-        """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics, in place."""
-        tau = self.options.tau
-        scale = (trusted.variance[:, None] / own.variance.clamp_min(EPS**2)).sqrt()
-        # (1 − τ) x + τ (scale · (x − μ_x) + μ_t), regrouped by x − μ_x. Centred first: where σ_x is small
-        # beside μ_x, the scale is large, and scale · x − scale · μ_x would cancel to noise.
-        gain = scale * tau + (1 - tau)
-        mean = own.mean.lerp(trusted.mean[:, None], tau)
-        centred = x - own.mean[:, :, None]  # float32, whatever x is; rounded to its type at the end only
-        torch.addcmul(mean[:, :, None], centred, gain[:, :, None], out=x)
+
+def blend(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    trusted_mean: Tensor,
+    trusted_variance: Tensor,
+    tau: float | Tensor,
+) -> None:
+    """Blend `x` `[B, n, T, H, D]` with its version in the trusted statistics, in place.
+
+    Args:
+        x: keys or values.
+        mean: of each unit's channels over its tokens, `[B, n, H, D]`.
+        variance: likewise.
+        trusted_mean: of the trusted pool, `[B, H, D]`.
+        trusted_variance: likewise.
+        tau: τ.
+    """
+    scale = (trusted_variance[:, None] / variance.clamp_min(EPS**2)).sqrt()
+    # (1 − τ) x + τ (scale · (x − μ_x) + μ_t), regrouped by x − μ_x. Centred first: where σ_x is small beside
+    # μ_x, the scale is large, and scale · x − scale · μ_x would cancel to noise.
+    gain = scale * tau + (1 - tau)
+    target = mean.lerp(trusted_mean[:, None], tau)
+    centred = x - mean[:, :, None]  # float32, whatever x is; rounded to its type at the end only
+    torch.addcmul(target[:, :, None], centred, gain[:, :, None], out=x)
 
 
 EPS = 1e-6

@@ -52,6 +52,22 @@ def test_chunks_of_another_length_are_not_compiled_for() -> None:
     assert counter.frame_count == 0
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@torch.inference_mode()
+def test_to_save_memory_latent_frames_pass_one_by_one(compiled: bool) -> None:
+    autoencoder = WanVAE(vae())
+    plain = stream(autoencoder, (3, 3, 2))
+    autoencoder.tune(Tuning(compile=compiled, low_memory=True), backend="aot_eager")
+    seen: list[int] = []
+    autoencoder.network.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2]))
+    for found, expected in zip(stream(autoencoder, (3, 3, 2)), plain, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert seen == [1] * 8
+    autoencoder.tune(Tuning())
+    assert len(stream(autoencoder, (3, 3))) == 2
+    assert seen[8:] == [1, 2, 3]
+
+
 def test_backbone_tunes_its_autoencoder_whether_it_is_loaded_yet_or_not() -> None:
     backbone = Synthetic(Synthetic.Options(**TINY), device=CPU)  # type: ignore[arg-type]
 

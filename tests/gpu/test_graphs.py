@@ -1,18 +1,23 @@
-"""Replayed passes compute what launched ones do; run with `pytest -m gpu` on a machine that has a GPU."""
+"""Recorded passes compute what launched ones do; run with `pytest -m gpu` on a machine that has a GPU."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
-from tetherflow.recipe import load_recipe
+from tetherflow.recipe import Recipe, load_recipe
 from tetherflow.rollout import graphs
+from tetherflow.rollout.batches import items_of
 from tetherflow.rollout.open_session import open_session
 from tetherflow.rollout.prompts import PromptSchedule
 from tetherflow.rollout.session import Session
+from tetherflow_policies.grab import TopM
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,77 +30,89 @@ RECIPES = ["fifo", "fifo-relative", "tethercache", "rolling-sink", "infinity-rop
 RECIPES += ["forcing-kv", "h2o", "fademem"]
 
 
-def session_for(name: str, *changes: str) -> Session:
-    return open_session(load_recipe(name, list(changes)), CUDA)
+def session_for(recipe: Recipe) -> Session:
+    return open_session(recipe, CUDA)
 
 
-def latents_of(session: Session, prompts: list[str] | list[PromptSchedule], frames: int = 44) -> Tensor:
-    """44 frames: the last chunk is shorter than the others."""
-    stream = session.stream(prompts, latent_frames=frames, seeds=[0, 1], decode=False)
+def latents_of(session: Session, prompts: Sequence[str | PromptSchedule], frames: int = 53) -> Tensor:
+    """53 frames: the last chunk is shorter than the others."""
+    seeds = list(range(len(prompts)))
+    stream = session.stream(prompts, latent_frames=frames, seeds=seeds, decode=False)
     return torch.cat([chunk.latents for chunk in stream], dim=1)
 
 
-class Counted(graphs.GraphedTransformer):
+class Counted(graphs._Recorder):
     """Counts what it records."""
 
-    recorded = 0
+    recorded: ClassVar[Counter[str]] = Counter()
 
-    def _record(self, *args: object) -> object:  # type: ignore[override]
-        Counted.recorded += 1
-        return super()._record(*args)  # type: ignore[arg-type]
+    def record(
+        self, compute: Callable[[], Tensor], *, shared: bool = False
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        found = super().record(compute, shared=shared)
+        self.recorded["context" if shared else "denoising"] += 1
+        return found
 
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_same_bits(name: str, precision: str) -> None:
     changes = [f"runtime.precision={precision}"]
-    plain = latents_of(session_for(name, *changes, "runtime.graphs=never"), PROMPTS)
-    Counted.recorded = 0
-    with patch("tetherflow.rollout.session.GraphedTransformer", Counted):
-        replayed = latents_of(session_for(name, *changes), PROMPTS)
-    print(f"\n{name} {precision}: {Counted.recorded} recorded")
-    assert torch.equal(plain, replayed)
+    plain = latents_of(session_for(load_recipe(name, [*changes, "runtime.graphs=never"])), PROMPTS)
+    Counted.recorded.clear()
+    with patch.object(graphs, "_Recorder", Counted):
+        recorded = latents_of(session_for(load_recipe(name, changes)), PROMPTS)
+    print(f"\n{name} {precision}: {dict(Counted.recorded)} recorded")
+    assert torch.equal(plain, recorded)
     if name in ("fifo", "fifo-relative", "tethercache"):
-        assert Counted.recorded == 1
+        assert Counted.recorded["denoising"] == 1
+        assert Counted.recorded["context"] > 5
 
 
 def test_another_prompt_is_recorded_anew() -> None:
-    recipe = load_recipe("two-prompts")
-    schedules = [item.schedule for item in items(recipe)]
-    frames = 160
-    first = [
-        torch.cat(
-            [
-                chunk.latents
-                for chunk in session_for("two-prompts", change).stream(
-                    schedules, latent_frames=frames, seeds=[0] * len(schedules), decode=False
-                )
-            ],
-            dim=1,
-        )
-        for change in ("runtime.graphs=never", "runtime.graphs=auto")
-    ]
-    assert torch.equal(*first)
-
-
-def items(recipe: object) -> list[object]:
-    from tetherflow.rollout.batches import items_of
-
-    return list(items_of(recipe))  # type: ignore[arg-type]
+    videos = []
+    for choice in ("never", "auto"):
+        recipe = load_recipe("two-prompts", [f"runtime.graphs={choice}"])
+        schedules = [item.schedule for item in items_of(recipe)]
+        videos.append(latents_of(session_for(recipe), schedules, 160))
+    assert torch.equal(*videos)
 
 
 def test_a_pass_that_cannot_be_recorded_is_launched() -> None:
-    session = session_for("tethercache", "runtime.precision=float32")
+    session = session_for(load_recipe("tethercache", ["runtime.precision=float32"]))
     plain = latents_of(session, PROMPTS)
-    forward = type(session.backbone.transformer).forward  # type: ignore[attr-defined]
+    transformer: Any = type(session.backbone.transformer)
+    forward = transformer.forward
 
-    def looks(self: object, latents: Tensor, *args: object) -> Tensor:
+    def looks(self: object, latents: Tensor, *args: object) -> Any:
         latents.sum().item()
-        return forward(self, latents, *args)  # type: ignore[no-any-return]
+        return forward(self, latents, *args)
 
     with (
-        patch.object(type(session.backbone.transformer), "forward", looks),
-        pytest.warns(RuntimeWarning, match="cannot be recorded"),
+        patch.object(transformer, "forward", looks),
+        pytest.warns(RuntimeWarning, match="denoising passes cannot be recorded"),
+        pytest.warns(RuntimeWarning, match="context passes cannot be recorded"),
     ):
         launched = latents_of(session, PROMPTS)
+    assert torch.equal(plain, launched)
+    assert torch.randn(1, device=CUDA).isfinite()  # random numbers can still be drawn
+
+
+def test_a_policy_that_asks_the_device_decides_as_ever() -> None:
+    """The context pass is launched, and no decision made in vain is left behind."""
+    session = session_for(load_recipe("tethercache", ["runtime.precision=float32"]))
+    plain = latents_of(session, PROMPTS)
+    select: Any = TopM.select
+
+    def looks(self: TopM, candidates: Any, score: Tensor) -> Tensor:
+        if candidates.layer == 3:
+            score.sum().item()
+        found: Tensor = select(self, candidates, score)
+        return found
+
+    looks.__dict__.update(select.__dict__)  # what marks a hook
+    with patch.object(TopM, "select", looks):
+        other = session_for(load_recipe("tethercache", ["runtime.precision=float32"]))
+        with pytest.warns(RuntimeWarning, match="context passes cannot be recorded"):
+            launched = latents_of(other, PROMPTS)
     assert torch.equal(plain, launched)

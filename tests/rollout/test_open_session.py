@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from tetherflow.cache.fusing import compiled, step_by_step
 from tetherflow.errors import KernelError
 from tetherflow.recipe import load_recipe
 from tetherflow.rollout.open_session import (
@@ -57,19 +61,27 @@ def test_runtime_tunes_the_backbone() -> None:
 
 
 def test_a_tuned_rollout_is_the_same_but_for_rounding() -> None:
+    """And what the cache does is compiled for all layers together, none of it anew once the cache is full."""
+    counter = CompileCounterWithBackend("aot_eager")
     plain, tuned = (
         open_session(load_recipe("tethercache", [*TOY, f"runtime.compile={choice}"]), CPU)
         for choice in ("never", "always")
     )
     tuned.backbone.transformer.tune(Tuning(compile=True), "aot_eager")
-    tuned.backbone.rotary.tune(Tuning(compile=True), "aot_eager")
-    videos = [
-        torch.cat(
-            [chunk.latents for chunk in session.stream(["a"], latent_frames=29, seeds=[0], decode=False)], 1
-        )
-        for session in (plain, tuned)
-    ]
+    assert (plain.fuse, tuned.fuse) == (step_by_step, compiled)
+    tuned.fuse = cache(partial(torch.compile, backend=counter))
+    counts, videos = [], []
+    for session in (plain, tuned):
+        latents = []
+        for chunk in session.stream(["a"], latent_frames=36, seeds=[0], decode=False):
+            latents.append(chunk.latents)
+            counts.append(counter.frame_count)
+        videos.append(torch.cat(latents, 1))
     torch.testing.assert_close(*videos, atol=1e-4, rtol=1e-4)
+    chunks = len(counts) // 2
+    assert set(counts[:chunks]) == {0}
+    assert counts[-chunks] > 0
+    assert counts[-5] == counts[-1] <= 12
 
 
 def test_backbone_without_the_products_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from tetherflow.bench.kernels import KernelWatch
 from tetherflow.bench.stopwatch import Stopwatch
 from tetherflow.cache import Attention, CacheEngine
-from tetherflow.cache.interfaces import Policy, Rotary
+from tetherflow.cache.interfaces import Policy
 from tetherflow.rollout.session import NoiseSource, Session
 from tetherflow.tuning import Tuning
 
@@ -22,10 +22,12 @@ ROTATION: Final = "rotation"
 REST: Final = "products and glue"
 PARTS: Final = (ATTENTION, PROMPT, POLICY, CACHE, ROTATION, REST)
 """Attention on the cache and on the prompt; hooks of the policy's stages; what the engine copies and keeps in
-order; rotation of queries and keys; and the transformer's products with what lies between them."""
+order; rotation of queries and keys, and writing keys and values to slots; and the transformer's products
+with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
 _ENGINE: Final = ("begin", "attend", "end")
+_ROTATION: Final = ("begin", "write", "rotate", "turn")
 
 
 @torch.inference_mode()
@@ -66,7 +68,8 @@ def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str
 def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:
     """Count an engine's own work, and that of what it calls, as parts."""
     cache.attention = Attention(cache.attention.name, watch.wrap(ATTENTION, cache.attention.kernel))
-    cache.rotary = cast(Rotary, _Watched(cache.rotary, ("phases", "turn"), ROTATION, watch))
+    for name in _ROTATION:
+        setattr(cache.placing, name, watch.wrap(ROTATION, getattr(cache.placing, name)))
     cache.policy = cast(Policy, _Watched(cache.policy, _HOOKS, POLICY, watch))
     for name in _ENGINE:
         setattr(cache, name, watch.wrap(CACHE, getattr(cache, name)))

@@ -71,6 +71,15 @@ class Checks:
         """Raise `failure()` if a row of `ordered` `[B, n]`, which ascends, repeats a number, likewise."""
         self.between(ordered.diff(dim=1), 0, math.inf, failure)
 
+    def retake(self) -> Callable[[], None]:
+        """What forgets the conditions that are collected from now on."""
+        count = len(self._pending)
+
+        def forget() -> None:
+            del self._pending[count:]
+
+        return forget
+
     def flush(self) -> None:
         """Read the conditions of the previous flush and send those collected since on their way."""
         self.drain()

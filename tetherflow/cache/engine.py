@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.book import EMPTY
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import FLUSH_KEEPS, Event
-from tetherflow.cache.indexing import movers_first
+from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, fitted
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.leaving import Departure, make_room
@@ -62,6 +62,7 @@ class CacheEngine(CacheState):
             many frames can wait for a decision, or of all recent ones if the policy is eager.
         share_rotated: whether layers take turns with one buffer of rotated keys, and rotate in every pass: a
             third less memory where there is such a buffer, and the same bits.
+        fuse: makes kernels of what is done to large tensors.
 
     Raises:
         LayoutError: The regions or the unit do not suit the policy, or units do not divide a frame.
@@ -83,6 +84,7 @@ class CacheEngine(CacheState):
         attention: Attention = PLAIN,
         chunk_frames: int | None = None,
         share_rotated: bool = False,
+        fuse: Fuse = step_by_step,
     ) -> None:
         self.chunk_frames = layout.recent if chunk_frames is None else chunk_frames
         super().__init__(
@@ -95,6 +97,7 @@ class CacheEngine(CacheState):
             device=torch.device(device),
             chunk_frames=self.chunk_frames,
             share_rotated=share_rotated,
+            fuse=fuse,
         )
         self.shape = shape
         self.policy = policy
@@ -109,7 +112,7 @@ class CacheEngine(CacheState):
         self._decided: set[int] = set()  # layers in which it has been made
         self._shared: Selection | None = None  # the decision that later layers share
         self._committed: set[int] = set()  # layers whose context pass has run
-        self._placing = Placing(rotary, shape, self.layout, positions, self.device)
+        self.placing = Placing(rotary, shape, self.layout, positions, self.device, fuse)
         self._views: dict[int, View] = {}
 
     def begin(self, frames: int) -> None:
@@ -187,20 +190,22 @@ class CacheEngine(CacheState):
         store, uses = self.layers[layer], self.policy.uses
         start, stop = self._history, self.held
         query, key = (x.unflatten(1, (-1, self.shape.tokens)) for x in (query, key))  # by frame
-        unit = (-1, store.shape.tokens)
-        store.values[:, start:stop] = value.unflatten(1, unit)
-        if self.phase is Phase.COMMIT and store.rotated is not None:
-            store.keys[:, start:stop] = key.flatten(1, 2).unflatten(1, unit)
+        read_keys, keys, values = (
+            buffer[:, start:stop].flatten(1, 2) for buffer in (store.read_keys, store.keys, store.values)
+        )
+        stays = self.phase is Phase.COMMIT and store.rotated is not None
+        if stays:  # before memory is decided, since its stages may read them
+            keys.copy_(key.flatten(1, 2))
+            values.copy_(value)
             store.pool(start, stop)
         decides = self.phase is Phase.COMMIT or uses.recall == "first-pass"
         if self._pending and decides and layer not in self._decided:
             self._decide(layer, query)
         view = self._views[layer]
         if store.shared:
-            self._placing.rotate(store, range(start), view.placement)
-        turned = self.rotary.turn(key, view.phases)
-        store.read_keys[:, start:stop] = turned.flatten(1, 2).unflatten(1, unit)
-        out = view.read(store, stop, self.rotary.turn(query, view.phases).flatten(1, 2), self.attention)
+            self.placing.rotate(store, range(start), view.placement)
+        turned = self.placing.write(query, key, value, view.phases, read_keys, None if stays else values)
+        out = view.read(store, stop, turned, self.attention)
         if uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
             revise(self._site(layer), view, query)
         return out
@@ -225,6 +230,21 @@ class CacheEngine(CacheState):
             return None
         # Where phases are made anew they may lie elsewhere.
         return (self._history, self.held, *(view.phases.data_ptr() for view in views))
+
+    def retake(self) -> Callable[[], None]:
+        """What takes the host back to before a pass, if nothing of the pass is computed after all."""
+        committed, decided, views = set(self._committed), set(self._decided), dict(self._views)
+        shared, dropped, orders = self._shared, list(self.dropped), [store.order for store in self.layers]
+        forget = self.checks.retake()
+
+        def back() -> None:
+            self._committed, self._decided, self._views = committed, decided, views
+            self._shared, self.dropped = shared, dropped
+            for store, order in zip(self.layers, orders, strict=True):
+                store.order = order
+            forget()
+
+        return back
 
     def switch(self, event: Event) -> None:
         """Tell the policy of a prompt switch between chunks, and drop what it lets go of.
@@ -341,7 +361,7 @@ class CacheEngine(CacheState):
     def _look(self, changed: list[range], frames: int, first_frame: int) -> None:
         """Place the current chunk's `frames` frames, from `first_frame` on, and see what each layer reads."""
         self._stale = None
-        self._placing.begin(self._history, frames, first_frame)
+        self.placing.begin(self._history, frames, first_frame)
         for index in range(len(self.layers)):
             self._views[index] = look(self._site(index), changed[index], self._views.get(index))
 
@@ -349,11 +369,10 @@ class CacheEngine(CacheState):
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
         store, site = self.layers[index], self._site(index)
         pending = self.waiting[: self._pending].expand(self.batch, -1)
-        decision = recall(site, pending, query, self._choice_for(index))
+        decision = recall(site, pending, query, self._choice_for(index), moves=True)
         self._decided.add(index)
         self._share(index, decision.selection)
-        self.drop(index, store.unit_origins(decision.losers))
-        store.move(movers_first(pending, decision.admitted), decision.losers)
+        self.drop(index, decision.dropped)
         store.sort(self.held)
         changed = site.regions.memory
         if self.policy.uses.merge:
@@ -397,7 +416,7 @@ class CacheEngine(CacheState):
             store=self.layers[index],
             policy=self.policy,
             checks=self.checks,
-            placing=self._placing,
+            placing=self.placing,
             layout=self.layout,
             regions=self.regions,
             incoming=self._incoming if coming is None else coming,

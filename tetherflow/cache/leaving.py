@@ -53,7 +53,7 @@ def make_room(site: Site, count: int, shared: Selection | None) -> Departure:
 
 def _compete(site: Site, newcomers: Tensor, shared: Selection | None) -> Departure:
     """Decide about memory at once: the losers leave, and admitted newcomers stay where they are."""
-    decision = recall(site, newcomers, selection=shared)
+    decision = recall(site, newcomers, selection=shared, moves=False)
     uses, regions = site.policy.uses, site.regions
     first = regions.bank.start if uses.merge else regions.memory.start
     rewritten = range(first, regions.memory.stop)

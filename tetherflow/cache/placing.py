@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Placement, Ranks
+from tetherflow.cache.fusing import Fuse, step_by_step
+from tetherflow.cache.indexing import put, take
 from tetherflow.cache.interfaces import CacheShape, Positions, Rotary
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.store import LayerStore
@@ -23,15 +25,23 @@ class Placing:
         layout: the regions, in units.
         positions: where units stand by default.
         device: where the cache lives.
+        fuse: makes kernels of the rotation of large tensors.
     """
 
     def __init__(
-        self, rotary: Rotary, shape: CacheShape, layout: Layout, positions: Positions, device: torch.device
+        self,
+        rotary: Rotary,
+        shape: CacheShape,
+        layout: Layout,
+        positions: Positions,
+        device: torch.device,
+        fuse: Fuse = step_by_step,
     ) -> None:
         self.rotary = rotary
         self.parts = layout.parts
         self.positions = positions
         self.device = device
+        self.fuse = fuse
         part_tokens = torch.arange(shape.tokens, device=device).view(self.parts, -1)
         self._tokens = part_tokens if self.parts > 1 else None
         slots = torch.arange(-(-layout.budget // self.parts) + 1, device=device)
@@ -57,17 +67,36 @@ class Placing:
         """Phases of the current chunk's frames where a policy places them; a frame's first unit decides."""
         return self.rotary.phases(_columns(placement, current, self.device)[..., :: self.parts])
 
+    def write(
+        self, query: Tensor, key: Tensor, value: Tensor, phases: Tensor, keys: Tensor, values: Tensor | None
+    ) -> Tensor:
+        """Write a pass's rotated keys, and its values, to their slots, and rotate its queries.
+
+        Args:
+            query: unrotated, by frame, `[B, F, T, H, D]`.
+            key: unrotated, likewise.
+            value: `[B, F*T, H, D]`.
+            phases: of the F frames.
+            keys: the slots of what attention reads, `[B, F*T, H, D]`.
+            values: likewise; None if they are there already.
+
+        Returns:
+            The rotated queries `[B, F*T, H, D]`.
+        """
+        return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values)
+
     def rotate(self, store: LayerStore, ranks: Ranks, placement: Placement | None) -> None:
         """Rotate the keys at some ranks into the copy that attention reads."""
         slots = store.at(ranks)
         if store.rotated is None or not slots.shape[1]:
             return
         phases = self._phases(store, slots, ranks, placement)
-        store.put(store.rotated, slots, self.rotary.turn(store.take(store.keys, slots), phases))
+        rotate = _rotate_steps if self.fuse is step_by_step else self.fuse(_rotate)
+        rotate(self.rotary, store.keys, store.rotated, store.book.row, slots, phases)
 
     def turn(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
         """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""
-        return self.rotary.turn(x, self.rotary.phases(positions, self._tokens_of(parts)))
+        return self.fuse(_turn)(self.rotary, x, self.rotary.phases(positions, self._tokens_of(parts)))
 
     def _phases(self, store: LayerStore, slots: Tensor, ranks: Ranks, placement: Placement | None) -> Tensor:
         """Phases of the units at some ranks, which are in these slots `[B, n]`."""
@@ -86,6 +115,39 @@ class Placing:
     def _tokens_of(self, parts: Tensor) -> Tensor | None:
         """Which of a frame's tokens units are, `[B, n, T]`; None if a unit is a frame."""
         return None if self._tokens is None else self._tokens.to(parts.device)[parts]
+
+
+def _turn(rotary: Rotary, x: Tensor, phases: Tensor) -> Tensor:
+    return rotary.turn(x, phases)
+
+
+def _write(
+    rotary: Rotary,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    phases: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+) -> Tensor:
+    if values is not None:
+        values.copy_(value)
+    keys.copy_(rotary.turn(key, phases).flatten(1, 2))
+    return rotary.turn(query, phases).flatten(1, 2)
+
+
+def _rotate(
+    rotary: Rotary, keys: Tensor, rotated: Tensor, row: Tensor, slots: Tensor, phases: Tensor
+) -> None:
+    """Rotate the keys in some slots `[B, n]` into the same slots of another buffer, as it compiles."""
+    rotated[row, slots] = rotary.turn(keys[row, slots], phases)
+
+
+def _rotate_steps(
+    rotary: Rotary, keys: Tensor, rotated: Tensor, row: Tensor, slots: Tensor, phases: Tensor
+) -> None:
+    """The same with indexing that is faster by itself."""
+    put(rotated, row, slots, rotary.turn(take(keys, row, slots), phases))
 
 
 def _columns(placement: Placement, ranks: Ranks, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from tetherflow.cache.merging import absorb
 from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.site import Site
 from tetherflow.cache.stage_data import Candidates, Draft
-from tetherflow.cache.statistics import Statistics
+from tetherflow.cache.statistics import Statistics, pooled
 from tetherflow.cache.store import LayerStore
 
 
@@ -24,19 +24,24 @@ class Decision:
 
     Attributes:
         selection: the policy's answer; `keep` in ascending order.
-        admitted: which of the newcomers are in memory from now on, bool `[B, n]`.
-        losers: slots of the candidates that are not, in time order, `[B, n]`: as many as came.
+        losers: slots of the candidates that leave, in time order, `[B, n]`: as many as came.
+        dropped: their origins, likewise.
     """
 
     selection: Selection
-    admitted: Tensor
     losers: Tensor
+    dropped: Tensor
 
 
 def recall(
-    site: Site, newcomers: Tensor, query: Tensor | None = None, selection: Selection | None = None
+    site: Site,
+    newcomers: Tensor,
+    query: Tensor | None = None,
+    selection: Selection | None = None,
+    *,
+    moves: bool,
 ) -> Decision:
-    """Decide which residents and newcomers make up memory, and edit and blend them where they are.
+    """Decide which residents and newcomers make up memory, and edit and blend them.
 
     Shapes never depend on the decision, so nothing here waits for the device.
 
@@ -45,6 +50,7 @@ def recall(
         newcomers: slots of the evicted units in time order, `[B, n]`.
         query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`; None as a chunk begins.
         selection: what another layer has decided for this one, too.
+        moves: whether those that are admitted move to the losers' slots, or stay where they are.
     """
     store, policy = site.store, site.policy
     standing, trusted = site.regions.memory.start, site.regions.memory.stop
@@ -61,26 +67,52 @@ def recall(
 
     @cache
     def compared() -> Newcomers:
-        own, pool = statistics()[:, trusted:], statistics()[:, :trusted].pooled()
+        own, pool = statistics()[:, trusted:], statistics()[:, :trusted]
+        pool = Statistics(*store.fuse(pooled)(pool.mean, pool.variance))
         return Newcomers(own[:, :, 0], own[:, :, 1], pool[:, 0], pool[:, 1], trusted)
 
     if selection is None:
         selection = _decide(site, competing, capacity, query, mean_keys, compared)
-    marks = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, selection.keep, 1)
-    kept = marks.view(torch.bool)
-    # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
-    losers = competing.gather(1, marks.argsort(dim=1, stable=True)[:, : newcomers.shape[1]])
+    kept, losers, targets = store.fuse(_outcome)(competing, selection.keep, newcomers)
+    dropped = store.unit_origins(losers)
     before = compared() if policy.uses.edit else None
     if policy.uses.merge:
         absorb(site, losers)  # as they are: an edit is for those that are admitted
-    if before is not None:
-        fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        _edit(site, newcomers, fed[:, capacity:], before)
-    if selection.weights is not None:
-        _blend(store, competing, selection.keep, selection.weights)
     if selection.metadata:
         store.book.note(competing.gather(1, selection.keep), selection.metadata)
-    return Decision(selection, kept[:, capacity:], losers)
+    written = targets if moves and selection.weights is None else newcomers
+    if before is not None:
+        fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
+        units = _edit(site, newcomers, fed[:, capacity:], before)
+        if written is targets:
+            store.book.move(newcomers, targets)
+        store.write(written, units)
+    if selection.weights is not None:
+        _blend(store, competing, selection.keep, selection.weights)
+    if moves and not (before is not None and written is targets):
+        store.move(newcomers, targets)
+    return Decision(selection, losers, dropped)
+
+
+def _outcome(competing: Tensor, keep: Tensor, newcomers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Who is kept, who is not, and where newcomers go.
+
+    Args:
+        competing: slots of the candidates, `[B, N]`, the newcomers last.
+        keep: indices of those that are kept, `[B, M]`.
+        newcomers: slots `[B, n]`.
+
+    Returns:
+        Whether each candidate is kept, bool `[B, N]`; slots of as many that are not as came, `[B, n]`; and a
+        slot for each newcomer `[B, n]`, of a loser if it is kept and its own if not.
+    """
+    count = newcomers.shape[1]
+    marks = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, keep, 1)
+    # Exactly as many lose as come: sort those not kept to the front, in time order, residents first.
+    losers = competing.gather(1, marks.argsort(dim=1, stable=True)[:, :count])
+    # Newcomers that are kept fill the first of these slots. The last are those of newcomers that are not.
+    first = marks[:, -count:].argsort(dim=1, stable=True, descending=True)
+    return marks.to(torch.bool), losers, torch.empty_like(losers).scatter_(1, first, losers)
 
 
 def _decide(
@@ -110,13 +142,14 @@ def _decide(
         read_values=lambda: store.take(store.values, competing),
         read_slots=lambda: site.slots(query),
         newcomers=newcomers,
+        fuse=store.fuse,
     )
     score, scores = policy.score(candidates, site.checks)
     return policy.select(candidates, score, scores, site.checks)
 
 
-def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) -> None:
-    """Let the policy edit a draft of the newcomers, and write it back to their slots."""
+def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) -> Tensor:
+    """The newcomers' keys and values `[2, B, n, T, H, D]` as the policy edits a draft of them."""
     store = site.store
     units = store.read(newcomers)
     keys, values = units.unbind(dim=0)
@@ -133,12 +166,13 @@ def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) ->
         trusted_values=before.trusted_values,
         trusted_units=before.trusted_units,
         first_frame=site.first_frame,
+        fuse=store.fuse,
         sides=store.sides,
     )
     site.policy.edit(draft, site.checks)
-    if draft.keys is not keys or draft.values is not values:
-        units = torch.stack([draft.keys, draft.values])
-    store.write(newcomers, units)
+    if draft.keys is keys and draft.values is values:
+        return units
+    return torch.stack([draft.keys, draft.values])
 
 
 def _blend(store: LayerStore, competing: Tensor, keep: Tensor, weights: Tensor) -> None:

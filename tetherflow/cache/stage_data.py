@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Ranks
 from tetherflow.cache.events import Event
+from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.statistics import Statistics
@@ -187,6 +188,8 @@ class Candidates(Shown):
         read_slots: returns the layer's units, those that stay where they are included. If memory is decided
             as the chunk begins, the evicted ones are still among them and the chunk is not; else the other
             way round.
+        fuse: makes a function on tensors one compiled kernel where the rollout compiles, and returns it as it
+            is elsewhere: `candidates.fuse(function)(candidates.mean_keys, …)`; it must be a module's own.
     """
 
     capacity: int
@@ -203,6 +206,7 @@ class Candidates(Shown):
     read_values: Callable[[], Tensor]
     read_slots: Callable[[], Slots] = attrs.field(default=_no_slots, repr=False)
     _newcomers: Callable[[], Newcomers] = attrs.field(default=_no_newcomers, repr=False)
+    fuse: Fuse = attrs.field(default=step_by_step, repr=False)
 
     @property
     def frames(self) -> Tensor:
@@ -239,9 +243,7 @@ class Candidates(Shown):
         Raises:
             TetherflowError: There is none: memory is decided as the chunk begins.
         """
-        return (
-            self.query.mean(dim=(1, 2), dtype=torch.float32) if self._mean_query is None else self._mean_query
-        )
+        return self.fuse(_mean_query)(self.query) if self._mean_query is None else self._mean_query
 
     @property
     def query(self) -> Tensor:
@@ -281,6 +283,8 @@ class Draft:
         trusted_units: how many units the trusted pool holds.
         first_frame: index in the video of the current chunk's first frame.
         sample: the sample's place in its batch if it is shown alone, as if B were 1; None for the batch.
+        fuse: makes a function on tensors one compiled kernel where the rollout compiles, and returns it as it
+            is elsewhere: `draft.fuse(function)(draft.keys, …)`; it must be a module's own.
     """
 
     layer: int
@@ -296,6 +300,7 @@ class Draft:
     trusted_units: int
     first_frame: int = 0
     sample: int | None = None
+    fuse: Fuse = attrs.field(default=step_by_step, repr=False)
     _sides: Sides = attrs.field(factory=dict, repr=False)
 
     @property
@@ -372,6 +377,10 @@ class Bank:
 
 def _frames(origins: Tensor, layout: Layout) -> Tensor:
     return origins if layout.parts == 1 else origins // layout.parts
+
+
+def _mean_query(query: Tensor) -> Tensor:
+    return query.mean(dim=(1, 2), dtype=torch.float32)
 
 
 def _known(query: Tensor | None) -> Tensor:

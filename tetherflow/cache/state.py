@@ -11,6 +11,7 @@ from torch import Tensor
 from tetherflow.cache.answers import SideShape
 from tetherflow.cache.book import EMPTY
 from tetherflow.cache.events import Event
+from tetherflow.cache.fusing import Fuse
 from tetherflow.cache.indexing import close_up
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions
 from tetherflow.cache.layout import Layout, Regions
@@ -34,6 +35,7 @@ class CacheState:
         chunk_frames: frames of the largest chunk: as many evicted units can wait for a decision, or as many
             as the recent region has if the policy lets more leave than must.
         share_rotated: whether layers take turns with one buffer of rotated keys.
+        fuse: makes kernels of what is done to large tensors.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class CacheState:
         device: torch.device,
         chunk_frames: int,
         share_rotated: bool,
+        fuse: Fuse,
     ) -> None:
         self.layout = layout
         self.batch = batch
@@ -66,7 +69,14 @@ class CacheState:
         kept = {"pooled": pooled, "normed": uses.key_norms}
         self.book = sizes.book(shape.layers, device=device, **kept, metadata=uses.metadata)
         self.layers = [
-            LayerStore(sizes, self.book.rows(row, row + batch), dtype=dtype, rotated=rotated, sides=sides)
+            LayerStore(
+                sizes,
+                self.book.rows(row, row + batch),
+                dtype=dtype,
+                rotated=rotated,
+                sides=sides,
+                fuse=fuse,
+            )
             for row in range(0, shape.layers * batch, batch)
         ]
         self.waiting = torch.arange(layout.budget, layout.budget + pending, device=device)

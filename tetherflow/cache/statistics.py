@@ -23,9 +23,7 @@ class Statistics:
     @classmethod
     def of(cls, x: Tensor) -> Statistics:
         """Statistics over the tokens of each unit of `x` `[..., T, heads, head_dim]`."""
-        # Two passes: exact enough in float32, and on a CPU far faster than var_mean along such an axis.
-        mean = x.mean(dim=-3, dtype=torch.float32)
-        return cls(mean, _squares(x, mean.unsqueeze(-3)).mean(dim=-3))
+        return cls(*moments(x))
 
     def __getitem__(self, index: slice | tuple[slice | int, ...]) -> Statistics:
         """Views of what `index` selects from both tensors."""
@@ -37,9 +35,21 @@ class Statistics:
         Every unit has equally many tokens, so the pool's mean is the mean of the means, and its variance the
         mean of the variances plus the variance of the means. Nothing of the tokens is read again.
         """
-        mean = self.mean.mean(dim=1)
-        between = _squares(self.mean, mean[:, None]).mean(dim=1)
-        return Statistics(mean, self.variance.mean(dim=1) + between)
+        return Statistics(*pooled(self.mean, self.variance))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the tokens of each unit of `x` `[..., T, heads, head_dim]`."""
+    # Two passes: exact enough in float32, and on a CPU far faster than var_mean along such an axis.
+    mean = x.mean(dim=-3, dtype=torch.float32)
+    return mean, _squares(x, mean.unsqueeze(-3)).mean(dim=-3)
+
+
+def pooled(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all N units, `[B, …]`, of each unit's, `[B, N, …]` (see `Statistics.pooled`)."""
+    center = mean.mean(dim=1)
+    between = _squares(mean, center[:, None]).mean(dim=1)
+    return center, variance.mean(dim=1) + between
 
 
 def _squares(x: Tensor, mean: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Ranks, SideStore
 from tetherflow.cache.book import Book
+from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import move, pick, put, take
-from tetherflow.cache.statistics import Statistics
+from tetherflow.cache.statistics import Statistics, moments
 
 NO_SIDES: Final[Mapping[str, Mapping[str, SideStore]]] = {}
 
@@ -72,6 +73,7 @@ class LayerStore:
         rotated: whether to keep rotated copies of the keys beside them (block-relative positions), or a
             buffer for them `[B, K, T, H, D]`, which layers take in turns.
         sides: what each stage keeps beside the cache, by the stage's name and the store's.
+        fuse: makes kernels of what is done to large tensors.
     """
 
     def __init__(
@@ -82,9 +84,11 @@ class LayerStore:
         dtype: torch.dtype,
         rotated: bool | Tensor,
         sides: Mapping[str, Mapping[str, SideStore]] = NO_SIDES,
+        fuse: Fuse = step_by_step,
     ) -> None:
         self.shape = shape
         self.book = book
+        self.fuse = fuse
         device = book.origins.device
         unit = (shape.tokens, shape.heads, shape.head_dim)
         slots = shape.budget + shape.pending
@@ -147,7 +151,7 @@ class LayerStore:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
         put(self.units, self.book.row, slots, units, lead=1)
         if self.book.moments is not None:
-            self.book.keep(slots, _statistics(units))
+            self.book.keep(slots, self._statistics(units))
         if self.book.norms is not None:
             self.put(self.book.norms, slots, _norms(units[0]))
 
@@ -182,14 +186,14 @@ class LayerStore:
     def pool(self, start: int, stop: int) -> None:
         """Pool the statistics of slots `start … stop-1`, if any are kept: of what is stored, as rounded."""
         if self.book.moments is not None:
-            self.book.keep(slice(start, stop), _statistics(self.units[:, :, start:stop]))
+            self.book.keep(slice(start, stop), self._statistics(self.units[:, :, start:stop]))
         if self.book.norms is not None:
             self.book.norms[:, start:stop] = _norms(self.keys[:, start:stop])
 
     def statistics(self, slots: Tensor) -> Statistics:
         """Statistics of keys and values of the units in `slots` `[B, n]`, `[B, n, 2, H, D]`."""
         kept = self.book.statistics(slots)
-        return _statistics(self.read(slots)) if kept is None else kept
+        return self._statistics(self.read(slots)) if kept is None else kept
 
     def key_norms(self, slots: Tensor) -> Tensor:
         """Mean Euclidean norm of the keys of the units in `slots` `[B, n]`, float32 `[B, n, H]`."""
@@ -211,6 +215,11 @@ class LayerStore:
         for name, tensor in self._tensors():
             tensor.copy_(state[name])
 
+    def _statistics(self, units: Tensor) -> Statistics:
+        """Statistics of keys and values `[2, B, n, T, H, D]`, `[B, n, 2, H, D]`."""
+        mean, variance = self.fuse(moments)(units)
+        return Statistics(mean.movedim(0, 2), variance.movedim(0, 2))
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from (("units", self.units), ("origins", self.book.origins), ("order", self.order))
         if self.rotated is not None and not self.shared:
@@ -223,12 +232,6 @@ class LayerStore:
             yield "notes", self.book.notes
         for stage, stores in self.sides.items():
             yield from ((f"{stage}.{name}", tensor) for name, tensor in stores.items())
-
-
-def _statistics(units: Tensor) -> Statistics:
-    """Statistics of keys and values `[2, B, n, T, H, D]`, `[B, n, 2, H, D]`."""
-    found = Statistics.of(units)
-    return Statistics(found.mean.movedim(0, 2), found.variance.movedim(0, 2))
 
 
 def _norms(keys: Tensor) -> Tensor:

@@ -234,8 +234,8 @@ class Runtime(Section):
     )
     graphs: Literal["auto", "never"] = Field(
         default="auto",
-        description="Whether denoising passes are recorded once and replayed (CUDA graphs), which spares the "
-        "host their launching; auto does on a GPU, unless memory is low. The videos are the same.",
+        description="Whether passes are recorded and launched at once (CUDA graphs), which spares the host "
+        "their launching; auto does on a GPU, unless memory is low. The videos are the same.",
     )
     matmul: MatrixProducts = Field(
         default="precision",
@@ -245,7 +245,7 @@ class Runtime(Section):
     memory: Literal["normal", "low"] = Field(
         default="normal",
         description="low saves GPU memory and costs time: layers share one buffer of rotated keys, and the "
-        "autoencoder is on the GPU only while it decodes. The videos are the same.",
+        "autoencoder is on the GPU only while it decodes, frame by frame. The latents are the same.",
     )
     checks: Literal["auto", "strict", "deferred"] = Field(
         default="auto",

@@ -1,9 +1,9 @@
-"""Denoising passes as CUDA graphs: recorded once, then replayed with one launch instead of thousands."""
+"""Passes as CUDA graphs: launched at once instead of kernel by kernel."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import attrs
@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from tetherflow.backbone import Transformer
-from tetherflow.cache.engine import CacheEngine
+from tetherflow.cache.engine import CacheEngine, Phase
 
 _EAGER_FIRST: Final = 4
-"""Passes of one kind that run as usual before one is recorded: kernels are compiled and chosen in them, and a
-cache that is still filling changes its kind with every chunk."""
+"""Denoising passes of one kind that run as usual before one is recorded: kernels are compiled and chosen in
+them, and a cache that is still filling changes its kind with every chunk."""
+_CONTEXT_FIRST: Final = 2
+"""Context passes, likewise."""
 
 
 @attrs.frozen(eq=False)
 class _Recording:
-    """A pass that was recorded.
+    """A denoising pass that was recorded.
 
     Attributes:
         kind: of pass.
@@ -39,13 +41,30 @@ class _Recording:
     graph: torch.cuda.CUDAGraph
 
 
-class GraphedTransformer:
-    """Calls a transformer in the denoising passes of one rollout, replaying them where they repeat.
+class _Recurring:
+    """Counts how often in a row something was the same."""
 
-    Between the passes of a full cache nothing differs but the values in buffers that stay where they are, so
-    the host need not launch their kernels one by one: on a slow host that takes longer than computing them.
-    The results are the same, bit for bit. The pass whose keys and values stay is never replayed, nor one in
-    which the policy decides, since plugins are free to do there what they like.
+    def __init__(self, enough: int) -> None:
+        self._enough = enough
+        self._last: tuple[Hashable, Any] = (None, None)
+        self._seen = 0
+
+    def see(self, kind: Hashable, text: Any) -> bool:
+        """Whether it has been the same often enough before to expect more."""
+        if kind != self._last[0] or text is not self._last[1]:
+            self._last, self._seen = (kind, text), 0
+        self._seen += 1
+        return self._seen > self._enough
+
+
+class GraphedTransformer:
+    """Calls a transformer in the passes of one rollout, as CUDA graphs where that pays.
+
+    Between the denoising passes of a full cache nothing differs but the values in buffers that stay where
+    they are: one is recorded, and replayed for the others. In the context pass a policy decides, and plugins
+    are free to do there what they like; so each is recorded anew while the device is busy with the passes
+    before it, and launched once. Either way the device need not wait for the host to launch thousands of
+    kernels, and the results are the same, bit for bit.
 
     Args:
         transformer: the backbone's; what it computes depends on its arguments and its weights alone.
@@ -53,14 +72,17 @@ class GraphedTransformer:
 
     def __init__(self, transformer: Transformer) -> None:
         self._transformer = transformer
+        self._recorder = _Recorder()
         self._recording: _Recording | None = None
-        self._kind: Hashable = None
-        self._text: Any = None
-        self._seen = 0
-        self._fails = False
+        self._denoising, self._context = _Recurring(_EAGER_FIRST), _Recurring(_CONTEXT_FIRST)
+        self._launched: set[Phase] = set()  # phases whose passes cannot be recorded
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine) -> Tensor:
         """Flow of noisy latents, as the transformer's own call returns it."""
+        if cache.phase in self._launched:
+            return self._transformer(latents, timesteps, text, cache)
+        if cache.phase is Phase.COMMIT:
+            return self._once(latents, timesteps, text, cache)
         recording = self._recording_for(latents, timesteps, text, cache)
         if recording is None:
             return self._transformer(latents, timesteps, text, cache)
@@ -69,42 +91,115 @@ class GraphedTransformer:
         recording.graph.replay()
         return recording.flow.clone()  # the next pass overwrites it
 
+    def _once(self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine) -> Tensor:
+        """A context pass, recorded and launched, or launched kernel by kernel."""
+        settled = self._context.see((cache.held, latents.shape, latents.dtype), text)
+        if settled and not cache.checks.strict:  # strict checks wait for the device
+            back = cache.retake()
+            try:
+                graph, flow = self._recorder.record(
+                    lambda: self._transformer(latents, timesteps, text, cache), shared=True
+                )
+            except Exception as error:  # whatever a plugin makes of it that the device cannot be asked now
+                back()
+                self._forgo(cache.phase, error)
+            else:
+                graph.replay()
+                self._recorder.keep(graph)
+                return flow
+        return self._transformer(latents, timesteps, text, cache)
+
     def _recording_for(
         self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine
     ) -> _Recording | None:
         """The pass as it was recorded, now or before; None if it is not worth recording, or cannot be."""
-        kind = None if self._fails else cache.pass_kind()
+        kind = cache.pass_kind()
         if kind is None:
             return None
         kind = (kind, latents.shape, latents.dtype)
         known = self._recording
         if known is not None and known.kind == kind and known.text is text:
             return known
-        if not self._recurs(kind, text):
+        if not self._denoising.see(kind, text):
             return None
-        self._recording = None  # frees the memory of the one before
+        if known is not None:
+            self._recorder.keep(known.graph)
+            self._recording = None  # frees the memory of the one before
+        latents, timesteps = latents.clone(), timesteps.clone()
         try:
-            self._recording = self._record(kind, latents, timesteps, text, cache)
+            graph, flow = self._recorder.record(lambda: self._transformer(latents, timesteps, text, cache))
         except RuntimeError as error:
-            self._fails = True
-            reason = str(error).strip().split("\n")[0]
-            message = f"denoising passes cannot be recorded and are launched kernel by kernel: {reason}"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            self._forgo(cache.phase, error)
+        else:
+            self._recording = _Recording(kind, text, latents, timesteps, flow, graph)
         return self._recording
 
-    def _recurs(self, kind: Hashable, text: Any) -> bool:
-        """Whether enough passes of this kind have been called to expect more."""
-        if kind != self._kind or text is not self._text:
-            self._kind, self._text, self._seen = kind, text, 0
-        self._seen += 1
-        return self._seen > _EAGER_FIRST
+    def _forgo(self, phase: Phase, error: Exception) -> None:
+        """Launch the passes of a phase kernel by kernel from now on."""
+        self._launched.add(phase)
+        passes = "context passes" if phase is Phase.COMMIT else "denoising passes"
+        reason = str(error).strip().split("\n")[0]
+        message = f"{passes} cannot be recorded and are launched kernel by kernel: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
 
-    def _record(
-        self, kind: Hashable, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine
-    ) -> _Recording:
-        """Record a pass, without computing it."""
-        graph, latents, timesteps = torch.cuda.CUDAGraph(), latents.clone(), timesteps.clone()
-        # Other threads may allocate and copy meanwhile: only what this one does must be recordable.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            flow = self._transformer(latents, timesteps, text, cache)
-        return _Recording(kind, text, latents, timesteps, flow, graph)
+
+class _Recorder:
+    """Records passes without waiting for the device, and keeps what it may yet have to launch."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+        self._newest: torch.cuda.CUDAGraph | None = None  # the pool lives as long as one of its graphs
+        self._kept: list[tuple[torch.cuda.Event, torch.cuda.CUDAGraph]] = []
+
+    def record(
+        self, compute: Callable[[], Tensor], *, shared: bool = False
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Record what `compute` launches, without computing it.
+
+        Args:
+            compute: returns the result.
+            shared: whether what it allocates may lie where that of earlier shared ones lay and is free now;
+                they are to be launched once each, in the order in which they were recorded.
+        """
+        if self._stream is None:
+            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Not `torch.cuda.graph`, which would wait for the device and collect garbage each time. Other threads
+        # may allocate and copy meanwhile: only what this one does must be recordable.
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(self._pool if shared else None, capture_error_mode="thread_local")
+            try:
+                result = compute()
+            except Exception:
+                _abandon(graph)
+                raise
+            try:
+                graph.capture_end()
+            except RuntimeError:
+                _free_generators()
+                raise
+        if shared:
+            self._newest = graph
+        return graph, result
+
+    def keep(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Keep a graph until what has been launched so far has been computed."""
+        event = torch.cuda.Event()
+        event.record()
+        self._kept = [kept for kept in self._kept if not kept[0].query()]
+        self._kept.append((event, graph))
+
+
+def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    """End a recording that has failed."""
+    try:
+        graph.capture_end()
+    except RuntimeError:  # of what has failed, which the caller knows
+        _free_generators()
+
+
+def _free_generators() -> None:
+    """Let random numbers be drawn again: a recording that has failed leaves their generator recording."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(generator.clone_state())

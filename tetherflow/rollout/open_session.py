@@ -10,6 +10,7 @@ import torch
 
 from tetherflow.backbone import Backbone
 from tetherflow.cache.attention import Attention, attention_for
+from tetherflow.cache.fusing import compiled, step_by_step
 from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of, unit_of
 from tetherflow.rollout.batches import threads_of
 from tetherflow.rollout.devices import accelerator_of, dtype_of
@@ -47,6 +48,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         dtype=dtype,
         attention=_attention_of(recipe, device, backbone),
         low_memory=recipe.runtime.memory == "low",
+        fuse=compiled if worth_compiling(recipe, device, backbone) else step_by_step,
         graphs=recipe.runtime.graphs == "auto",
     )
 
@@ -70,6 +72,7 @@ def tuning_of(recipe: Recipe, device: torch.device, backbone: Backbone) -> Tunin
         compile=worth_compiling(recipe, device, backbone),
         products=recipe.runtime.matmul,
         chunk_frames=recipe.rollout.chunk_frames or backbone.sampler.chunk_frames,
+        low_memory=recipe.runtime.memory == "low",
     )
 
 
@@ -122,7 +125,7 @@ class Backbones:
             KernelError: The device does not compute what the recipe asks for.
         """
         runtime = recipe.runtime
-        alike = (runtime.numerics, runtime.attention, runtime.compile, runtime.matmul)
+        alike = (runtime.numerics, runtime.attention, runtime.compile, runtime.matmul, runtime.memory)
         frames = recipe.rollout.chunk_frames
         key = (recipe.backbone.model_dump_json(), device, dtype_of(recipe, device), frames, *alike)
         if key not in self._loaded:

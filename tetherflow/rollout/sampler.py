@@ -53,7 +53,7 @@ class Sampler:
             noise: returns standard normal noise `[B, F, C, H, W]`, float32, for a pass: the chunk's initial
                 noise for pass 0, the noise that is added afresh before each later one.
             observe: sees each pass's flow.
-            predict: what to call in the denoising passes in the transformer's place; it computes the same.
+            predict: what to call in the transformer's place; it computes the same.
 
         Returns:
             Clean latents `[B, F, C, H, W]`, float32.
@@ -71,13 +71,13 @@ class Sampler:
             latents = clean(noisy, flow, sigma)
             if step < last:
                 noisy = renoise(latents, noise(step + 1), self.schedule.sigmas[step + 1])
-        self._context(cache, text, latents, observe)
+        self._context(cache, text, latents, observe, predict)
         return latents
 
     def prefill(self, cache: CacheEngine, text: Any, latents: Tensor) -> None:
         """Take given clean latents `[B, F, C, H, W]` into the cache as one chunk, by a context pass alone."""
         cache.begin(latents.shape[1])
-        self._context(cache, text, latents, None)
+        self._context(cache, text, latents)
 
     def rewrite(self, cache: CacheEngine, text: Any, latents: Tensor, newer: int) -> None:
         """Write clean latents `[B, F, C, H, W]` that are in the cache anew, `newer` frames before its end."""
@@ -85,9 +85,16 @@ class Sampler:
         self._predict(latents, self.context_timestep, text, cache)
         cache.end()
 
-    def _context(self, cache: CacheEngine, text: Any, latents: Tensor, observe: FlowObserver | None) -> None:
+    def _context(
+        self,
+        cache: CacheEngine,
+        text: Any,
+        latents: Tensor,
+        observe: FlowObserver | None = None,
+        predict: Predictor | None = None,
+    ) -> None:
         cache.commit()
-        flow = self._predict(latents, self.context_timestep, text, cache)
+        flow = self._predict(latents, self.context_timestep, text, cache, predict)
         if observe:
             observe(len(self.schedule.sigmas), flow)
         cache.end()

@@ -14,6 +14,7 @@ from tetherflow.backbone import Backbone, SamplerSettings
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.cache.engine import CacheEngine
 from tetherflow.cache.events import Event
+from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
 from tetherflow.errors import LayoutError
@@ -63,6 +64,7 @@ class Session:
         attention: computes self-attention over the cache.
         low_memory: whether to save memory at the cost of time: layers share one buffer of rotated keys,
             decoding waits its turn, and text encoder and autoencoder leave the device when idle.
+        fuse: makes kernels of what the cache does to large tensors.
         graphs: whether to replay recorded passes (CUDA graphs) on a GPU, unless memory is to be saved.
     """
 
@@ -80,6 +82,7 @@ class Session:
         dtype: torch.dtype = torch.float32,
         attention: Attention = PLAIN,
         low_memory: bool = False,
+        fuse: Fuse = step_by_step,
         graphs: bool = True,
     ) -> None:
         self.backbone = backbone
@@ -92,6 +95,7 @@ class Session:
         self.dtype = dtype
         self.attention = attention
         self.low_memory = low_memory
+        self.fuse = fuse
         self.graphs = graphs and self.device.type == "cuda" and not low_memory
         self.settings: SamplerSettings = backbone.sampler
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
@@ -128,6 +132,7 @@ class Session:
             attention=self.attention,
             chunk_frames=self.chunk_frames,
             share_rotated=self.low_memory,
+            fuse=self.fuse,
         )
 
     @torch.inference_mode()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -35,12 +32,11 @@ class WanRotary:
         self._time = _frequencies(2 * time)
         self._space = _frequencies(2 * space)
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._real = False
 
-    def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
-        """Rotate in one compiled kernel, which reads and writes each tensor once, or in torch's own."""
-        compiled = tuning.compile and self.precision != torch.float64
-        self._compiled = _compiled_turn(backend) if compiled else None
+    def tune(self, tuning: Tuning) -> None:
+        """Rotate in real numbers, which compile, or in complex ones, which are faster if nothing does."""
+        self._real = tuning.compile and self.precision != torch.float64
 
     def phases(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Complex phases of frames at temporal positions, to be computed once and used for many tensors.
@@ -50,7 +46,8 @@ class WanRotary:
             tokens: which T tokens of each frame, int64 `[..., F, T]`; all of them if omitted.
 
         Returns:
-            `[..., F, T, 1, head_dim / 2]`, complex, of the rotation's precision.
+            `[..., F, T, 1, head_dim / 2]`, complex, of the rotation's precision; or their cosines and sines,
+            `[..., F, T, 1, head_dim / 2, 2]`, if it was tuned to compile.
         """
         frequencies, spatial = self._on(positions.device)
         if tokens is not None:
@@ -63,10 +60,9 @@ class WanRotary:
             ],
             dim=-1,
         )
-        phases = torch.polar(torch.ones_like(angles), angles)
-        return phases.to(torch.complex128 if self.precision == torch.float64 else torch.complex64)[
-            ..., None, :
-        ]
+        phases = torch.polar(torch.ones_like(angles), angles)[..., None, :]
+        phases = phases.to(torch.complex128 if self.precision == torch.float64 else torch.complex64)
+        return torch.view_as_real(phases) if self._real else phases
 
     def turn(self, x: Tensor, phases: Tensor) -> Tensor:
         """Rotate frames of queries or keys by their phases.
@@ -78,9 +74,8 @@ class WanRotary:
         Returns:
             The rotated tensor, of x's shape and type.
         """
-        if self._compiled is not None:
-            turned: Tensor = self._compiled(x, torch.view_as_real(phases))
-            return turned
+        if not phases.is_complex():
+            return turn_pairs(x, phases)
         pairs = torch.view_as_complex(x.to(self.precision).unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * phases).flatten(-2).to(x.dtype)
 
@@ -102,16 +97,16 @@ class WanRotary:
 
 
 def turn_pairs(x: Tensor, phases: Tensor) -> Tensor:
-    """Rotate frames `[B, F, T, H, D]` in real numbers, which compile; phases are `[..., F, T, 1, D/2, 2]`."""
-    even, odd = x.to(phases.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = phases.unbind(-1)
-    turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    """Rotate frames `[B, F, T, H, D]` in real numbers; phases are `[..., F, T, 1, D/2, 2]`.
 
-
-@cache  # so that tuning again compiles nothing again
-def _compiled_turn(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
-    return torch.compile(turn_pairs, backend=backend)
+    (a, b) to (a cos - b sin, b cos + a sin): written so that a compiled kernel reads and writes in order.
+    """
+    pairs = x.to(phases.dtype).unflatten(-1, (-1, 2))
+    cosine, sine = phases[..., :1], phases[..., 1:]
+    sign = 2 * torch.arange(2, device=x.device) - 1
+    turned = pairs * cosine + pairs.flip(-1) * (sine * sign)
+    rotated: Tensor = turned.flatten(-2).to(x.dtype)
+    return rotated
 
 
 def _frequencies(width: int) -> Tensor:

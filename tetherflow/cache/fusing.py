@@ -1,0 +1,34 @@
+"""Functions on large tensors as few kernels that read and write each as seldom as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Fuse(Protocol):
+    """What makes kernels of a function on tensors; the function should be a module's own."""
+
+    def __call__(self, function: Function, /) -> Function:
+        """A function that computes the same, but for rounding."""
+        ...
+
+
+def step_by_step(function: Function, /) -> Function:
+    """The function itself: each of its operations is a kernel of torch's."""
+    return function
+
+
+def compiled(function: Function, /) -> Function:
+    """The function compiled, once in a process."""
+    return cast("Function", _compiled(function))
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
