@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -75,15 +75,36 @@ class VideoDecoder(Protocol):
         ...
 
 
-class Transformer(Protocol):
-    """The denoising transformer, which attends through a cache."""
-
-    def prepare_text(self, context: Tensor) -> Any:
-        """Cross-attention keys and values of prompt embeddings `[B, text_len, text_dim]`."""
+class Predictor(Protocol):
+    """Predicts the flow of noisy latents, attending through a cache."""
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Any, cache: Any) -> Tensor:
         """Flow of noisy latents `[B, F, C, H, W]` at timesteps `[B, F]` (0..1000), of the same shape."""
         ...
+
+
+class Transformer(Predictor, Protocol):
+    """The denoising transformer."""
+
+    def prepare_text(self, context: Tensor) -> Any:
+        """Cross-attention keys and values of prompt embeddings `[B, text_len, text_dim]`."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A transformer that can spare what a context pass computes after its last keys and values."""
+
+    def remember(self, latents: Tensor, timesteps: Tensor, text: Any, cache: Any) -> None:
+        """Take clean latents into the cache as calling does, with `cache.keep` in the last layer."""
+        ...
+
+
+def remember(model: Predictor, latents: Tensor, timesteps: Tensor, text: Any, cache: Any) -> None:
+    """Take clean latents into the cache in a context pass whose flow nobody needs."""
+    if isinstance(model, Remembering):
+        model.remember(latents, timesteps, text, cache)
+    else:
+        model(latents, timesteps, text, cache)
 
 
 class Backbone(ABC):

@@ -47,8 +47,8 @@ class Counted(graphs._Recorder):
     recorded: ClassVar[Counter[str]] = Counter()
 
     def record(
-        self, compute: Callable[[], Tensor], *, shared: bool = False
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        self, compute: Callable[[], graphs.Result], *, shared: bool = False
+    ) -> tuple[torch.cuda.CUDAGraph, graphs.Result]:
         found = super().record(compute, shared=shared)
         self.recorded["context" if shared else "denoising"] += 1
         return found
@@ -82,14 +82,14 @@ def test_a_pass_that_cannot_be_recorded_is_launched() -> None:
     session = session_for(load_recipe("tethercache", ["runtime.precision=float32"]))
     plain = latents_of(session, PROMPTS)
     transformer: Any = type(session.backbone.transformer)
-    forward = transformer.forward
+    embed = transformer._embed
 
     def looks(self: object, latents: Tensor, *args: object) -> Any:
         latents.sum().item()
-        return forward(self, latents, *args)
+        return embed(self, latents, *args)
 
     with (
-        patch.object(transformer, "forward", looks),
+        patch.object(transformer, "_embed", looks),
         pytest.warns(RuntimeWarning, match="denoising passes cannot be recorded"),
         pytest.warns(RuntimeWarning, match="context passes cannot be recorded"),
     ):

@@ -84,6 +84,25 @@ def test_a_tuned_rollout_is_the_same_but_for_rounding() -> None:
     assert counts[-5] == counts[-1] <= 12
 
 
+@pytest.mark.parametrize("choice", ["never", "always"])
+@torch.inference_mode()
+def test_a_context_pass_without_its_flow_leaves_the_same(choice: str) -> None:
+    session = open_session(load_recipe("h2o-tame", TOY), CPU)
+    session.backbone.transformer.tune(Tuning(compile=choice == "always"), "aot_eager")
+    backbone, caches = session.backbone, [session.new_cache(1) for _ in range(2)]
+    text = backbone.transformer.prepare_text(backbone.encode_prompts(["a"]))
+    for chunk in range(12):
+        noise = session._noise([torch.Generator().manual_seed(chunk)], session.chunk_frames)
+        found = [noise(0) for _ in range(4)]
+        seen, plain = (
+            session.sampler.denoise(held, text, found.__getitem__, observe)
+            for held, observe in zip(caches, (lambda step, flow: None, None), strict=True)
+        )
+        assert torch.equal(seen, plain)
+    for one, other in zip(*(held.snapshot()["layers"] for held in caches), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_backbone_without_the_products_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else it is asked for, a backbone that cannot be tuned computes as it does."""
     backbone = open_session(load_recipe("fifo", TOY), CPU).backbone

@@ -26,7 +26,7 @@ order; rotation of queries and keys, and writing keys and values to slots; and t
 with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
-_ENGINE: Final = ("begin", "attend", "end")
+_ENGINE: Final = ("begin", "attend", "keep", "end")
 _ROTATION: Final = ("begin", "write", "rotate", "turn")
 
 

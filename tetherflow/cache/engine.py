@@ -186,6 +186,24 @@ class CacheEngine(CacheState):
             StageError: The policy broke a rule.
             TetherflowError: It is no time to attend, or the tensors are not this chunk's.
         """
+        view, query, turned = self._take(layer, query, key, value)
+        out = view.read(self.layers[layer], self.held, turned, self.attention)
+        self._revise(layer, view, query)
+        return out
+
+    def keep(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Take in what `attend` does in the context pass, for a layer after which nothing is computed.
+
+        Raises:
+            StageError: The policy broke a rule.
+            TetherflowError: It is no context pass, or the tensors are not this chunk's.
+        """
+        self._expect(Phase.COMMIT, "keep")
+        view, query, _ = self._take(layer, query, key, value)
+        self._revise(layer, view, query)
+
+    def _take(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[View, Tensor, Tensor]:
+        """Take in a pass's keys and values; returns what is read then, and queries by frame and rotated."""
         self._check_pass(layer, query, key, value)
         store, uses = self.layers[layer], self.policy.uses
         start, stop = self._history, self.held
@@ -205,10 +223,12 @@ class CacheEngine(CacheState):
         if store.shared:
             self.placing.rotate(store, range(start), view.placement)
         turned = self.placing.write(query, key, value, view.phases, read_keys, None if stays else values)
-        out = view.read(store, stop, turned, self.attention)
-        if uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
+        return view, query, turned
+
+    def _revise(self, layer: int, view: View, query: Tensor) -> None:
+        """Let the policy change a layer's units after its context pass."""
+        if self.policy.uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
             revise(self._site(layer), view, query)
-        return out
 
     def pass_kind(self) -> Hashable | None:
         """What the next denoising pass does, but for the values in its tensors and the policy's buffers.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.backbone import Transformer
+from tetherflow.backbone import Transformer, remember
 from tetherflow.cache.engine import CacheEngine, Phase
 
 _EAGER_FIRST: Final = 4
@@ -18,6 +18,8 @@ _EAGER_FIRST: Final = 4
 them, and a cache that is still filling changes its kind with every chunk."""
 _CONTEXT_FIRST: Final = 2
 """Context passes, likewise."""
+
+Result = TypeVar("Result")
 
 
 @attrs.frozen(eq=False)
@@ -79,10 +81,8 @@ class GraphedTransformer:
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine) -> Tensor:
         """Flow of noisy latents, as the transformer's own call returns it."""
-        if cache.phase in self._launched:
+        if cache.phase is not Phase.DENOISE or cache.phase in self._launched:
             return self._transformer(latents, timesteps, text, cache)
-        if cache.phase is Phase.COMMIT:
-            return self._once(latents, timesteps, text, cache)
         recording = self._recording_for(latents, timesteps, text, cache)
         if recording is None:
             return self._transformer(latents, timesteps, text, cache)
@@ -91,23 +91,27 @@ class GraphedTransformer:
         recording.graph.replay()
         return recording.flow.clone()  # the next pass overwrites it
 
-    def _once(self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine) -> Tensor:
-        """A context pass, recorded and launched, or launched kernel by kernel."""
+    def remember(self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine) -> None:
+        """Take clean latents into the cache in a context pass, recorded or launched kernel by kernel."""
+
+        def compute() -> None:
+            remember(self._transformer, latents, timesteps, text, cache)
+
         settled = self._context.see((cache.held, latents.shape, latents.dtype), text)
-        if settled and not cache.checks.strict:  # strict checks wait for the device
-            back = cache.retake()
-            try:
-                graph, flow = self._recorder.record(
-                    lambda: self._transformer(latents, timesteps, text, cache), shared=True
-                )
-            except Exception as error:  # whatever a plugin makes of it that the device cannot be asked now
-                back()
-                self._forgo(cache.phase, error)
-            else:
-                graph.replay()
-                self._recorder.keep(graph)
-                return flow
-        return self._transformer(latents, timesteps, text, cache)
+        # Strict checks wait for the device.
+        if not settled or cache.checks.strict or cache.phase in self._launched:
+            compute()
+            return
+        back = cache.retake()
+        try:
+            graph, _ = self._recorder.record(compute, shared=True)
+        except Exception as error:  # whatever a plugin makes of it that the device cannot be asked now
+            back()
+            self._forgo(cache.phase, error)
+            compute()
+        else:
+            graph.replay()
+            self._recorder.keep(graph)
 
     def _recording_for(
         self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine
@@ -153,8 +157,8 @@ class _Recorder:
         self._kept: list[tuple[torch.cuda.Event, torch.cuda.CUDAGraph]] = []
 
     def record(
-        self, compute: Callable[[], Tensor], *, shared: bool = False
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        self, compute: Callable[[], Result], *, shared: bool = False
+    ) -> tuple[torch.cuda.CUDAGraph, Result]:
         """Record what `compute` launches, without computing it.
 
         Args:

@@ -9,16 +9,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from tetherflow.backbone import Transformer
+from tetherflow.backbone import Predictor, Transformer, remember
 from tetherflow.cache.engine import CacheEngine
 from tetherflow.rollout.schedule import Schedule, clean, renoise
 
 FlowObserver = Callable[[int, Tensor], None]
 """Called with a pass's index and the flow `[B, F, C, H, W]` it predicted; the context pass comes last."""
-
-
-Predictor = Callable[[Tensor, Tensor, Any, CacheEngine], Tensor]
-"""Predicts the flow of noisy latents at timesteps, for prompts, from a cache: called as a transformer is."""
 
 
 @attrs.frozen(eq=False)
@@ -82,7 +78,7 @@ class Sampler:
     def rewrite(self, cache: CacheEngine, text: Any, latents: Tensor, newer: int) -> None:
         """Write clean latents `[B, F, C, H, W]` that are in the cache anew, `newer` frames before its end."""
         cache.rewrite(latents.shape[1], newer)
-        self._predict(latents, self.context_timestep, text, cache)
+        self._remember(latents, text, cache)
         cache.end()
 
     def _context(
@@ -94,9 +90,10 @@ class Sampler:
         predict: Predictor | None = None,
     ) -> None:
         cache.commit()
-        flow = self._predict(latents, self.context_timestep, text, cache, predict)
         if observe:
-            observe(len(self.schedule.sigmas), flow)
+            observe(len(self.schedule.sigmas), self._predict(latents, self.context_timestep, text, cache))
+        else:
+            self._remember(latents, text, cache, predict)
         cache.end()
 
     def _predict(
@@ -107,5 +104,16 @@ class Sampler:
         cache: CacheEngine,
         predict: Predictor | None = None,
     ) -> Tensor:
-        timesteps = torch.full(latents.shape[:2], timestep, dtype=torch.float32, device=latents.device)
-        return (predict or self.transformer)(latents.to(self.dtype), timesteps, text, cache).float()
+        model = predict or self.transformer
+        return model(latents.to(self.dtype), _timesteps(timestep, latents), text, cache).float()
+
+    def _remember(
+        self, latents: Tensor, text: Any, cache: CacheEngine, predict: Predictor | None = None
+    ) -> None:
+        timesteps = _timesteps(self.context_timestep, latents)
+        remember(predict or self.transformer, latents.to(self.dtype), timesteps, text, cache)
+
+
+def _timesteps(timestep: float, latents: Tensor) -> Tensor:
+    """One timestep for every frame, float32 `[B, F]`."""
+    return torch.full(latents.shape[:2], timestep, dtype=torch.float32, device=latents.device)

@@ -25,6 +25,10 @@ class AttentionCache(Protocol):
         ...
 
 
+Keep = Callable[[int, Tensor, Tensor, Tensor], None]
+"""Takes in what `AttentionCache.attend` does, and attends to nothing."""
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the full width, computed in float32 (arXiv 1910.07467)."""
 
@@ -120,7 +124,6 @@ class Block(nn.Module):
         self.ffn = FeedForward(arch.dim, arch.ffn_dim)
         self.modulation = nn.Parameter(torch.randn(1, 6, arch.dim) / arch.dim**0.5)
         self.attention: Attention = PLAIN
-        self.glue = PLAIN_GLUE
 
     def forward(
         self,
@@ -131,10 +134,9 @@ class Block(nn.Module):
         cache: AttentionCache,
     ) -> Tensor:
         """Transform tokens `x` `[B, F*T, dim]`; `time` is `[B, F, 6, dim]`, one modulation a frame."""
-        glue = self.glue if self.glue.frames in (None, time.shape[1]) else PLAIN_GLUE
-        attended = cache.attend(layer, *glue.before(self, x, time))
-        x, query = glue.between(self, x, attended, time)
-        return glue.after(self, x, self.attention(query, *text), time)
+        attended = cache.attend(layer, *self.before(x, time))
+        x, query = self.between(x, attended, time)
+        return self.after(x, self.attention(query, *text), time)
 
     def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What self-attention takes: queries, keys and values `[B, F*T, heads, head_dim]`, unrotated."""
@@ -152,6 +154,13 @@ class Block(nn.Module):
         *_, shift, scale, gate = self._modulation(time)
         x = x + self.cross_attn.o(attended.flatten(2))
         return x + gated(self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+
+    def join(
+        self, after: Block, x: Tensor, attended: Tensor, time: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Tokens after this block, and what self-attention of the block `after` it takes of them."""
+        x = self.after(x, attended, time)
+        return x, after.before(x, time)
 
     def quantise(self) -> None:
         """Keep the weights of the large products in 8 bits; the originals are freed."""
@@ -172,19 +181,21 @@ class Block(nn.Module):
 
 @attrs.frozen
 class Glue:
-    """What lies between a block's attentions, as functions of the block: plain, or compiled.
+    """What lies between attentions, as compiled functions of the blocks.
 
     Attributes:
         before: `Block.before`.
         between: `Block.between`.
+        join: `Block.join`.
         after: `Block.after`.
-        frames: latent frames of the chunks that they serve; None for any.
+        frames: latent frames of the chunks that they serve.
     """
 
-    before: Callable[[Block, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = Block.before
-    between: Callable[[Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = Block.between
-    after: Callable[[Block, Tensor, Tensor, Tensor], Tensor] = Block.after
-    frames: int | None = None
+    before: Callable[[Block, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    between: Callable[[Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    join: Callable[[Block, Block, Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]
+    after: Callable[[Block, Tensor, Tensor, Tensor], Tensor]
+    frames: int
 
     @classmethod
     @cache  # so that tuning another transformer, or one again, compiles nothing again
@@ -198,10 +209,13 @@ class Glue:
         """
         # Not `fullgraph`: one variant too many would be an error. Tests hold that nothing breaks a graph.
         compiled = partial(torch.compile, backend=backend, dynamic=False)
-        return cls(compiled(Block.before), compiled(Block.between), compiled(Block.after), frames)
-
-
-PLAIN_GLUE = Glue()
+        return cls(
+            compiled(Block.before),
+            compiled(Block.between),
+            compiled(Block.join),
+            compiled(Block.after),
+            frames,
+        )
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

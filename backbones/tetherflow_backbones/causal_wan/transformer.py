@@ -8,18 +8,20 @@ so this file knows nothing of regions, positions or policies.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from tetherflow.cache import CacheEngine
 from tetherflow.fp8 import require_fp8
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.block import (
-    PLAIN_GLUE,
     AttentionCache,
     Block,
     Glue,
+    Keep,
     LayerNorm,
     modulate,
 )
@@ -65,6 +67,7 @@ class CausalWanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(arch.dim, 6 * arch.dim))
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.num_layers))
         self.head = Head(arch)
+        self._glue: Glue | None = None
 
     def fuse(self) -> None:
         """Fuse every block's query, key and value projections, and its feed-forward network's first half.
@@ -90,9 +93,9 @@ class CausalWanTransformer(nn.Module):
             require_fp8(weight.device, weight.dtype)
             for block in self._blocks():
                 block.quantise()
-        glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else PLAIN_GLUE
+        self._glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else None
         for block in self._blocks():
-            block.attention, block.glue = tuning.attention, glue
+            block.attention = tuning.attention
 
     def prepare_text(self, context: Tensor) -> TextKeysValues:
         """Cross-attention keys and values of prompts, to be computed once a prompt.
@@ -117,14 +120,54 @@ class CausalWanTransformer(nn.Module):
         Returns:
             The flow, of the latents' shape and type.
         """
+        x, time, grid = self._embed(latents, timesteps)
+        x = self._run(x, self._modulation(time), text, cache)
+        return self.unpatchify(self.head(x, time), grid)
+
+    def remember(self, latents: Tensor, timesteps: Tensor, text: TextKeysValues, cache: CacheEngine) -> None:
+        """Take a chunk into the cache as calling does in a context pass, but predict no flow.
+
+        Of the last block only keys and values are computed.
+        """
+        x, time, _ = self._embed(latents, timesteps)
+        self._run(x, self._modulation(time), text, cache, cache.keep)
+
+    def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Tokens `[B, F*T, dim]`, embedded times `[B, F, dim]`, and a frame's rows and columns of tokens."""
         x = self.patch_embedding(latents.transpose(1, 2))  # [B, dim, F, rows, columns]
         grid = (x.shape[3], x.shape[4])
         x = x.flatten(2).transpose(1, 2).contiguous()  # as every block leaves it, so that they compile as one
         time = self.time_embedding(sinusoids(timesteps.flatten(), self.arch.freq_dim).type_as(x))
-        modulation = self.time_projection(time).unflatten(1, (6, -1)).unflatten(0, timesteps.shape)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, modulation, layer, text[layer], cache)
-        return self.unpatchify(self.head(x, time.unflatten(0, timesteps.shape)), grid)
+        return x, time.unflatten(0, timesteps.shape), grid
+
+    def _modulation(self, time: Tensor) -> Tensor:
+        """What modulates every block, `[B, F, 6, dim]`."""
+        modulation: Tensor = self.time_projection(time.flatten(0, 1)).unflatten(1, (6, -1))
+        by_frame: Tensor = modulation.unflatten(0, time.shape[:2])
+        return by_frame
+
+    def _run(
+        self, x: Tensor, time: Tensor, text: TextKeysValues, cache: AttentionCache, keep: Keep | None = None
+    ) -> Tensor:
+        """Tokens after all blocks; if the last one's keys and values are but to be kept, those before it."""
+        blocks, last = list(self._blocks()), self.arch.num_layers - 1
+        glue = self._glue
+        if glue is None or glue.frames != time.shape[1]:
+            for layer, block in enumerate(blocks[:last] if keep else blocks):
+                x = block(x, time, layer, text[layer], cache)
+            if keep:
+                keep(last, *blocks[last].before(x, time))
+            return x
+        entering = glue.before(blocks[0], x, time)
+        for layer, (block, after) in enumerate(pairwise(blocks)):
+            x, query = glue.between(block, x, cache.attend(layer, *entering), time)
+            x, entering = glue.join(block, after, x, block.attention(query, *text[layer]), time)
+        if keep:
+            keep(last, *entering)
+            return x
+        block = blocks[last]
+        x, query = glue.between(block, x, cache.attend(last, *entering), time)
+        return glue.after(block, x, block.attention(query, *text[last]), time)
 
     def _blocks(self) -> Iterator[Block]:
         return (block for block in self.blocks if isinstance(block, Block))
