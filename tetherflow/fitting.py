@@ -123,7 +123,7 @@ def uses_of(
                     f"{metadata[name]}; name one of the two otherwise"
                 )
     merges = any(isinstance(stage, Merger) for stage in stages)
-    scores = any(isinstance(stage, Scorer) for stage in stages)
+    reads_statistics = any(isinstance(stage, Scorer) and stage.reads_statistics for stage in stages)
     edits = any(isinstance(stage, Editor) for stage in stages)
     reads = any(stage.reads_keys for stage in stages)
     return Uses(
@@ -136,7 +136,7 @@ def uses_of(
         revise="revise" in hooks,
         eager=evict.eager,
         raw=reads or merges or select is not None or "place" in hooks or "revise" in hooks,
-        statistics=scores or edits or measures,
+        statistics=reads_statistics or edits or measures,
         key_norms=any(isinstance(stage, Scorer) and stage.reads_norms for stage in stages),
         decides_at=None if select is None else select.decides_at,
         metadata=metadata,

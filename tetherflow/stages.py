@@ -84,6 +84,8 @@ class Scorer(Stage):
     """Whether it reads the pass's queries; memory cannot then be decided as a chunk begins."""
     reads_norms: bool = False
     """Whether it reads `candidates.key_norms`; they are then kept, and no key is read again."""
+    reads_statistics: bool = True
+    """Whether it reads mean keys or other statistics; they are then kept, else made of the keys when read."""
 
 
 class Selector(Stage):

@@ -43,6 +43,7 @@ class HeavyHitter(Scorer):
 
     options: Options
     metadata: ClassVar[Mapping[str, float]] = {ATTENTION: 0.0}
+    reads_statistics = False
 
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:
@@ -52,17 +53,26 @@ class HeavyHitter(Scorer):
     @hookimpl
     def revise(self, slots: Slots) -> Revision:
         """Add the attention that this chunk pays to every unit held."""
-        every = range(slots.held)
         query = self._sample(slots.query.flatten(1, 2)).float()
-        keys = slots.read_keys(every).flatten(1, 2).float()
-        logits = torch.einsum("bqhd,bkhd->bhqk", query, keys) / keys.shape[-1] ** 0.5
-        attention = logits.softmax(dim=-1).mean(dim=(1, 2)).unflatten(1, (slots.held, -1)).sum(dim=-1)
-        return Revision(every, metadata={ATTENTION: slots.metadata[ATTENTION] + attention})
+        keys, places = slots.stored_keys
+        drawn = _attention(query, keys.flatten(1, 2).float()).unflatten(1, (slots.held, -1)).sum(dim=-1)
+        collected = slots.metadata[ATTENTION] + drawn.gather(1, places)
+        return Revision(range(slots.held), metadata={ATTENTION: collected})
 
     def _sample(self, query: Tensor) -> Tensor:
         """Some of the queries `[B, L, H, D]`, evenly spaced."""
         count = query.shape[1]
         if self.options.queries is None or self.options.queries >= count:
             return query
-        spread = torch.arange(self.options.queries, device=query.device)
-        return query[:, spread * count // self.options.queries]
+        spread = torch.arange(0, self.options.queries * count, count, device=query.device)
+        return query.index_select(1, spread // self.options.queries)
+
+
+def _attention(query: Tensor, keys: Tensor) -> Tensor:
+    """Attention to each of the keys `[B, K, H, D]`, mean over queries `[B, Q, H, D]` and heads: `[B, K]`.
+
+    Logits become attention in place: at this size a second tensor costs more than what is computed in it.
+    """
+    query = query.transpose(1, 2) / keys.shape[-1] ** 0.5
+    logits = query @ keys.permute(0, 2, 3, 1)
+    return torch.softmax(logits, dim=-1, out=logits).mean(dim=(1, 2))

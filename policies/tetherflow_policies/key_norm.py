@@ -29,6 +29,7 @@ class KeyNorm(Scorer):
 
     options: Options
     reads_norms = True
+    reads_statistics = False
 
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:

@@ -8,6 +8,7 @@
 11. tau_one_gives_the_trusted_statistics          12. alpha_zero_is_relevance_alone
 13. deferred_checks_change_nothing                14. full_sliding_window_forgets_what_it_dropped
 15. window_holds_the_same_frames_for_any_chunks   16. candidates_come_in_time_order_and_are_copies
+17. stored_keys_are_those_read_in_time_order
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from tetherflow import (
     Statistics,
     hookimpl,
 )
-from tetherflow.cache import Positions
+from tetherflow.cache import Positions, Unit
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing.script import attend, run, write_script
 from tetherflow_policies.grab import Relevance, TopM
@@ -382,3 +383,31 @@ def test_candidates_come_in_time_order_and_are_copies() -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in contents(engine))
     names = [name for dropped in record.dropped for name in dropped[0][0].tolist()]
     assert sorted(names + engine.origins()[0, 0].tolist()) == list(range(engine.frames_written))
+
+
+class WatchStored(Scorer):
+    """Compares keys where they are stored with those that are read in time order; all scores are 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.apart = 0  # layers in which the two orders differed
+
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        return torch.zeros(candidates.origins.shape)
+
+    @hookimpl
+    def revise(self, slots: Slots) -> None:
+        (keys, places), rows = slots.stored_keys, torch.arange(len(slots.origins))[:, None]
+        assert torch.equal(keys[rows, places], slots.read_keys(range(slots.held)))
+        assert keys.shape[1] == slots.held
+        self.apart += not torch.equal(places, torch.arange(slots.held).expand_as(places))
+
+
+@pytest.mark.parametrize("unit", ["frame", "token"])
+def test_stored_keys_are_those_read_in_time_order(unit: Unit) -> None:
+    watch = WatchStored()
+    policy = Pipeline(RecallWindow(), [watch], DrawSelector())
+    engine = SIZES.engine(Layout(1, 3, 3), policy, batch=2, unit=unit)
+    run(engine, write_script(SIZES, [3, 3, 2, 1, 3, 3, 2], seeds=[0, 1]))
+    assert watch.apart > 2 * SIZES.layers

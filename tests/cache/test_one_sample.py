@@ -34,6 +34,8 @@ def everything(given: Any) -> dict[str, Tensor]:
         ranks = torch.tensor([[2, 0]])
         found |= {"keys": given.read_keys(), "values": given.read_values(), "query": slots.query}
         found |= {"origins": slots.origins, "slot keys": slots.read_keys(ranks)}
+        stored, places = slots.stored_keys
+        found["stored keys"] = stored[torch.arange(len(places))[:, None], places]
         found |= {"slot values": slots.read_values(range(1, 3)), "like": slots.like}
         found |= dict(tensors_in(slots.statistics([0, 2]), "slot statistics"))
         found["turned"] = slots.rotate(found["slot keys"], ranks.float(), torch.zeros_like(ranks))

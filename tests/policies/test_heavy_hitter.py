@@ -17,6 +17,7 @@ from tetherflow.testing import Model, run, write_script
 from tetherflow_policies.grab import TopM
 from tetherflow_policies.heavy_hitter import HeavyHitter
 from tetherflow_policies.recall_window import RecallWindow
+from tetherflow_policies.tame import Tame
 
 Hit = dict[int, tuple[Tensor, float]]
 """Key `[T, H, D]` and collected attention of every frame held, by origin."""
@@ -103,6 +104,13 @@ def test_each_chunk_shares_out_one(unit: str | int) -> None:
             assert float(collected(engine, layer).sum()) == pytest.approx(count, rel=1e-5)
 
 
+def test_statistics_are_kept_only_beside_a_stage_that_reads_them() -> None:
+    for edit, kept in ((), False), ([Tame()], True):
+        policy = Pipeline(RecallWindow(), [heavy_hitter()], TopM(), edit)
+        store = Model().engine(Layout(1, 2, 4), policy).layers[0]
+        assert (store.book.moments is not None) == kept
+
+
 def test_queries_that_are_measured_are_spread_evenly() -> None:
     """Four of twelve queries: each one's attention is that of a chunk that has just these."""
     query = torch.randn(1, 3, 4, 2, 6)
@@ -121,8 +129,9 @@ def slots(query: Tensor) -> Slots:
     """A layer of five units that have collected nothing, as after a context pass."""
 
     class Reader:
-        def keys(self, ranks: range) -> Tensor:
-            return torch.arange(len(ranks) * 8.0).sin().view(1, len(ranks), 4, 1, 2).repeat(1, 1, 1, 2, 3)
+        def stored_keys(self) -> tuple[Tensor, Tensor]:
+            keys = torch.arange(40.0).sin().view(1, 5, 4, 1, 2).repeat(1, 1, 1, 2, 3)
+            return keys, torch.tensor([[0, 3, 4, 1, 2]])
 
     return Slots(
         0,

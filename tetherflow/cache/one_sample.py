@@ -112,6 +112,11 @@ class SampleReader:
         """Unrotated keys `[1, n, T, heads, head_dim]`."""
         return self.whole.keys(self._for_all(ranks))[self._row]
 
+    def stored_keys(self) -> tuple[Tensor, Tensor]:
+        """Unrotated keys where they are stored, and each unit's place; not copies."""
+        keys, places = self.whole.stored_keys()
+        return keys[self._row], places[self._row]
+
     def values(self, ranks: Ranks) -> Tensor:
         """Values, likewise."""
         return self.whole.values(self._for_all(ranks))[self._row]

@@ -44,6 +44,10 @@ class LiveReader:
         """Unrotated keys `[B, n, T, H, D]`."""
         return self._store.take(self._raw.keys, pick(self._order, ranks))
 
+    def stored_keys(self) -> tuple[Tensor, Tensor]:
+        """Unrotated keys `[B, held, T, H, D]` slot by slot, not copied, and each unit's slot `[B, held]`."""
+        return self._raw.keys[:, : self.held], self._order
+
     def values(self, ranks: Ranks) -> Tensor:
         """Values, likewise."""
         return self._store.take(self._store.values, pick(self._order, ranks))

@@ -26,7 +26,7 @@ Sides = Mapping[str, Mapping[str, Tensor]]
 
 
 class Reader(Protocol):
-    """Reads the units of one layer when a stage asks for them; what it returns are copies."""
+    """Reads the units of one layer when a stage asks for them; it returns copies, but of `stored_keys`."""
 
     def like(self) -> Tensor:
         """A tensor without elements, of units' shape, type and device: `[0, T, heads, head_dim]`."""
@@ -34,6 +34,10 @@ class Reader(Protocol):
 
     def keys(self, ranks: Ranks) -> Tensor:
         """Unrotated keys `[B, n, T, heads, head_dim]`."""
+        ...
+
+    def stored_keys(self) -> tuple[Tensor, Tensor]:
+        """Unrotated keys of all units where they are stored, not copied, and each one's place `[B, n]`."""
         ...
 
     def values(self, ranks: Ranks) -> Tensor:
@@ -135,8 +139,21 @@ class Slots(Shown):
         """Unrotated keys of units, `[B, n, T, heads, head_dim]`; a copy, made when called."""
         return self._open.keys(ranks)
 
+    @property
+    def stored_keys(self) -> tuple[Tensor, Tensor]:
+        """Unrotated keys of all units where they are stored, and each one's place; not copies.
+
+        For what does not depend on the order of units: found for each in the order of storage, `[B, n]`, it
+        comes into time order by `found.gather(1, places)`.
+
+        Returns:
+            Keys `[B, n, T, heads, head_dim]`, to be read only, and places, int64 `[B, n]`: the unit of rank r
+            is `keys[b, places[b, r]]`.
+        """
+        return self._open.stored_keys()
+
     def read_values(self, ranks: Ranks) -> Tensor:
-        """Values of units, likewise."""
+        """Values of units, `[B, n, T, heads, head_dim]`; a copy, made when called."""
         return self._open.values(ranks)
 
     def statistics(self, ranks: Ranks) -> tuple[Statistics, Statistics]:

@@ -256,6 +256,12 @@ class CopiedReader:
         """Unrotated keys."""
         return _units_at(self.units[0], ranks)
 
+    def stored_keys(self) -> tuple[Tensor, Tensor]:
+        """Unrotated keys, the newest first, and each unit's place: an engine's are in any order, too."""
+        keys = self.units[0].flip(1)
+        places = torch.arange(keys.shape[1], device=keys.device).flip(0)
+        return keys, places.expand(keys.shape[0], -1)
+
     def values(self, ranks: Ranks) -> Tensor:
         """Values."""
         return _units_at(self.units[1], ranks)
