@@ -21,6 +21,7 @@ from tetherflow.recipe import load_recipe
 from tetherflow.rollout.open_session import open_session, tuning_of
 from tetherflow.rollout.session import Session
 from tetherflow.tuning import Tuning
+from tetherflow_backbones.causal_wan.feed_forward import FeedForward
 
 pytestmark = [
     pytest.mark.gpu,
@@ -141,7 +142,6 @@ def test_a_steady_chunk_of_a_compiled_model_never_waits() -> None:
 
 
 def test_fused_gelu_is_that_of_two_kernels() -> None:
-    from tetherflow_backbones.causal_wan.feed_forward import FeedForward
 
     torch.manual_seed(0)
     network = FeedForward(1536, 8960).to(CUDA, torch.bfloat16).requires_grad_(False)
@@ -149,7 +149,7 @@ def test_fused_gelu_is_that_of_two_kernels() -> None:
     exact = network.float()(x.float())
     network.bfloat16()
     plain = network(x)
-    network.fused = True
+    network.fuse()
     assert error(network(x).float(), exact) < 1.1 * error(plain.float(), exact)
 
 

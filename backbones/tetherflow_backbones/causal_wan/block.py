@@ -167,12 +167,12 @@ class Block(nn.Module):
         for owner, names in (
             (self.self_attn, ("qkv", "o")),
             (self.cross_attn, ("q", "o")),
-            (self.ffn, ("0", "2")),
         ):
             for name in names:
                 linear = getattr(owner, name)
                 if isinstance(linear, nn.Linear):
                     setattr(owner, name, Fp8Linear(linear))
+        self.ffn.quantise()
 
     def _modulation(self, time: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention, then of the feed-forward network, each `[B, F, 1, dim]`."""

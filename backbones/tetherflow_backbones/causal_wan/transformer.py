@@ -76,7 +76,7 @@ class CausalWanTransformer(nn.Module):
         """
         for block in self._blocks():
             block.self_attn.fuse()
-            block.ffn.fused = True
+            block.ffn.fuse()
 
     def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
         """Compute as a recipe's runtime asks; 8-bit products replace the weights and cannot be undone.
