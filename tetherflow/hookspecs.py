@@ -16,7 +16,8 @@ from torch import Tensor
 from tetherflow.cache.answers import Eviction, Placement, Revision, Segment, Selection
 from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
+from tetherflow.cache.slots import Slots
+from tetherflow.cache.stage_data import Bank, Candidates, Draft
 
 PROJECT: Final = "tetherflow"
 hookspec = pluggy.HookspecMarker(PROJECT)

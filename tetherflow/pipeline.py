@@ -13,7 +13,8 @@ from tetherflow.cache.answers import Eviction, Placement, Revision, Segment, Sel
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
+from tetherflow.cache.slots import Slots
+from tetherflow.cache.stage_data import Bank, Candidates, Draft
 from tetherflow.errors import PipelineError, StageError, TetherflowError
 from tetherflow.fitting import OPTIONAL_HOOKS, SHARED_HOOKS, check_fit, check_kinds, check_regions, uses_of
 from tetherflow.hookspecs import PROJECT, StageHooks

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Eviction, Placement, Ranks, Revision, Segment, Selection
 from tetherflow.cache.checks import Checks
-from tetherflow.cache.stage_data import Candidates, Slots
+from tetherflow.cache.slots import Slots
+from tetherflow.cache.stage_data import Candidates
 from tetherflow.errors import StageError
 from tetherflow.stages import Evictor, Selector
 

@@ -18,7 +18,8 @@ from tetherflow.cache.events import Event
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Uses
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.newcomers import Newcomers
-from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots, Units
+from tetherflow.cache.slots import Slots
+from tetherflow.cache.stage_data import Bank, Candidates, Draft, Units
 from tetherflow.cache.statistics import Statistics
 
 __all__ = [

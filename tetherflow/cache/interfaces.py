@@ -21,7 +21,8 @@ from tetherflow.cache.answers import (
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import Event
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.stage_data import Bank, Candidates, Draft, Slots
+from tetherflow.cache.slots import Slots
+from tetherflow.cache.stage_data import Bank, Candidates, Draft
 from tetherflow.errors import LayoutError
 
 Positions = Literal["absolute", "block-relative"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Ranks
 from tetherflow.cache.newcomers import Newcomers
-from tetherflow.cache.stage_data import Candidates, Draft, Reader, Slots
+from tetherflow.cache.slots import Reader, Slots
+from tetherflow.cache.stage_data import Candidates, Draft
 from tetherflow.cache.statistics import Statistics
 
 

@@ -11,7 +11,7 @@ from tetherflow.cache.interfaces import Policy
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.placing import Placing
 from tetherflow.cache.reading import LiveReader
-from tetherflow.cache.stage_data import Slots
+from tetherflow.cache.slots import Slots
 from tetherflow.cache.store import LayerStore
 
 
