@@ -12,8 +12,8 @@ from tetherflow_backbones.synthetic import Synthetic
 CPU = torch.device("cpu")
 
 
-def test_low_memory_changes_no_bit() -> None:
-    """Neither latents nor frames; `tests/gpu` shows that the autoencoder leaves the GPU meanwhile."""
+def test_low_memory_changes_no_latent() -> None:
+    """Nor frames, but for rounding; `tests/gpu` shows that the autoencoder leaves the GPU meanwhile."""
     normal, low = (
         open_session(load_recipe("tethercache", [*OVERRIDES, f"runtime.memory={memory}"]), CPU)
         for memory in ("normal", "low")
@@ -23,7 +23,7 @@ def test_low_memory_changes_no_bit() -> None:
         assert one.frames is not None
         assert other.frames is not None
         assert torch.equal(one.latents, other.latents)
-        assert torch.equal(one.frames, other.frames)
+        assert (one.frames.int() - other.frames.int()).abs().max() <= 1
     assert normal.cache is not None
     assert low.cache is not None
     assert low.cache.nbytes < normal.cache.nbytes

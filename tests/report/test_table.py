@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_provenance_says_where_when_and_how() -> None:
     here = Provenance.here(["tetherflow", "drift", "my recipe.yaml"], device=torch.device("cpu"))
     text = provenance_lines(here)
     assert "`tetherflow drift 'my recipe.yaml'`" in text
-    assert f"torch {torch.__version__}" in text
+    assert f"torch {version('torch')}" in text
     assert f"python {sys.version_info.major}.{sys.version_info.minor}" in text
     assert "cores" in here.machine
     assert here.date.endswith("Z")

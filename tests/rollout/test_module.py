@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import av
@@ -60,7 +61,7 @@ def test_run_folder_holds_everything(output: Path) -> None:
 
     lock = json.loads((folder / "lock.json").read_text())
     assert lock["weights_sha256"] == "0" * 64
-    assert lock["packages"]["torch"] == torch.__version__
+    assert lock["packages"]["torch"] == version("torch")
     assert lock["plugins"]["toy"] == {"distribution": "tetherflow-toy", "version": "0.1"}
     assert lock["plugins"]["tame"]["distribution"] == "tetherflow"
     assert lock["threads"] == 1
