@@ -72,6 +72,11 @@ def committing(engine: CacheEngine) -> None:
         (denoising, lambda engine: engine.end(), "end was called in phase 'denoise'"),
         (
             denoising,
+            lambda engine: engine.keep(0, *one_pass()[0]),
+            "keep was called in phase 'denoise'; it belongs in 'commit'",
+        ),
+        (
+            denoising,
             lambda engine: engine.snapshot(),
             "snapshot was called in phase 'denoise'; it belongs in 'idle'",
         ),
@@ -296,3 +301,30 @@ def test_snapshot_can_be_restored_after_a_plugin_failed() -> None:
     run(other, script[:3])
     assert_same(continued.attended, run(other, script[3:]).attended)
     assert_same(contents(engine), contents(other))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_context_pass_that_was_not_computed_is_taken_back(strict: bool) -> None:
+    """As where it cannot be recorded for a GPU: the host forgets that its first layer had decided."""
+    one, other = (
+        SIZES.engine(Layout(1, 2, 4), tethercache(temperature=1.0, alpha=0.35, tau=0.6), strict=strict)
+        for _ in range(2)
+    )
+    for chunk in range(8):
+        noisy, clean = one_pass(seed=2 * chunk), one_pass(seed=2 * chunk + 1)
+        for engine in (one, other):
+            engine.begin(2)
+            attend(engine, noisy)
+            engine.commit()
+        tensors, back = [store.snapshot() for store in other.layers], other.retake()
+        other.attend(0, *one_pass(seed=100)[0])
+        for store, state in zip(other.layers, tensors, strict=True):
+            store.restore(state)  # on a GPU nothing of it has happened
+        back()
+        assert_same(attend(one, clean), attend(other, clean))
+        for engine in (one, other):
+            engine.end()
+        assert_same(one.dropped, other.dropped)
+        assert_same(contents(one), contents(other))
+    one.checks.drain()
+    other.checks.drain()

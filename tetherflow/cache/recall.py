@@ -80,16 +80,19 @@ def recall(
         absorb(site, losers)  # as they are: an edit is for those that are admitted
     if selection.metadata:
         store.book.note(competing.gather(1, selection.keep), selection.metadata)
-    written = targets if moves and selection.weights is None else newcomers
+    edited = None
     if before is not None:
         fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        units = _edit(site, newcomers, fed[:, capacity:], before)
-        if written is targets:
-            store.book.move(newcomers, targets)
-        store.write(written, units)
+        edited = _edit(site, newcomers, fed[:, capacity:], before)
+    if edited is not None and moves and selection.weights is None:
+        store.book.move(newcomers, targets)
+        store.write(targets, edited)  # at once to where they go, which spares a copy
+        return Decision(selection, losers, dropped)
+    if edited is not None:
+        store.write(newcomers, edited)
     if selection.weights is not None:
         _blend(store, competing, selection.keep, selection.weights)
-    if moves and not (before is not None and written is targets):
+    if moves:
         store.move(newcomers, targets)
     return Decision(selection, losers, dropped)
 

@@ -73,8 +73,41 @@ class Shown:
         return self._sides[stage]
 
 
+class OfUnits:
+    """What follows from units' origins, and the pass's queries, for what shows some units."""
+
+    __slots__ = ()
+    layout: Layout
+    origins: Tensor
+    _query: Tensor | None
+
+    @property
+    def frames(self) -> Tensor:
+        """Latent frame from which each unit came, int64 `[B, n]`."""
+        return self.origins if self.layout.parts == 1 else self.origins // self.layout.parts
+
+    @property
+    def parts(self) -> Tensor:
+        """Which part of its frame each unit is, int64 `[B, n]`; 0 where units are frames."""
+        return self.origins % self.layout.parts
+
+    @property
+    def query(self) -> Tensor:
+        """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
+
+        Raises:
+            TetherflowError: There are none: the chunk has not begun its passes.
+        """
+        if self._query is None:
+            raise TetherflowError(
+                "there is no query yet: memory is decided as the chunk begins; let the evictor decide in the "
+                "first pass or at commit"
+            )
+        return self._query
+
+
 @attrs.frozen(eq=False)
-class Slots(Shown):
+class Slots(Shown, OfUnits):
     """One layer's units in time order.
 
     Attributes:
@@ -106,25 +139,6 @@ class Slots(Shown):
     def held(self) -> int:
         """Units in the cache, n."""
         return int(self.origins.shape[1])
-
-    @property
-    def frames(self) -> Tensor:
-        """Latent frame from which each unit came, int64 `[B, n]`."""
-        return frames_of(self.origins, self.layout)
-
-    @property
-    def parts(self) -> Tensor:
-        """Which part of its frame each unit is, int64 `[B, n]`; 0 where units are frames."""
-        return self.origins % self.layout.parts
-
-    @property
-    def query(self) -> Tensor:
-        """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
-
-        Raises:
-            TetherflowError: There are none: the chunk has not begun its passes.
-        """
-        return known(self._query)
 
     @property
     def like(self) -> Tensor:
@@ -171,22 +185,3 @@ class Slots(Shown):
         if self._reader is None:
             raise TetherflowError("these slots were made without tensors; only an engine's can be read")
         return self._reader
-
-
-def frames_of(origins: Tensor, layout: Layout) -> Tensor:
-    """Latent frames from which units of some origins came."""
-    return origins if layout.parts == 1 else origins // layout.parts
-
-
-def known(query: Tensor | None) -> Tensor:
-    """The query, if there is one.
-
-    Raises:
-        TetherflowError: There is none.
-    """
-    if query is None:
-        raise TetherflowError(
-            "there is no query yet: memory is decided as the chunk begins; let the evictor decide in the "
-            "first pass or at commit"
-        )
-    return query

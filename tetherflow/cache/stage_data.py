@@ -12,7 +12,7 @@ from torch import Tensor
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.newcomers import Newcomers
-from tetherflow.cache.slots import Metadata, Shown, Sides, Slots, frames_of, known
+from tetherflow.cache.slots import Metadata, OfUnits, Shown, Sides, Slots
 from tetherflow.cache.statistics import Statistics
 from tetherflow.errors import TetherflowError
 
@@ -30,7 +30,7 @@ def _no_newcomers() -> Newcomers:
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Candidates(Shown):
+class Candidates(Shown, OfUnits):
     """Units that compete for one layer's memory region: its residents, then what was just evicted.
 
     Attributes:
@@ -65,16 +65,6 @@ class Candidates(Shown):
     _newcomers: Callable[[], Newcomers] = attrs.field(default=_no_newcomers, repr=False)
     fuse: Fuse = attrs.field(default=step_by_step, repr=False)
 
-    @property
-    def frames(self) -> Tensor:
-        """Latent frame from which each candidate came, int64 `[B, N]`."""
-        return frames_of(self.origins, self.layout)
-
-    @property
-    def parts(self) -> Tensor:
-        """Which part of its frame each candidate is, int64 `[B, N]`; 0 where units are frames."""
-        return self.origins % self.layout.parts
-
     @cached_property
     def mean_keys(self) -> Tensor:
         """Mean unrotated key of each candidate, float32 `[B, N, heads, head_dim]`."""
@@ -101,15 +91,6 @@ class Candidates(Shown):
             TetherflowError: There is none: memory is decided as the chunk begins.
         """
         return self.fuse(_mean_query)(self.query) if self._mean_query is None else self._mean_query
-
-    @property
-    def query(self) -> Tensor:
-        """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
-
-        Raises:
-            TetherflowError: There are none: memory is decided as the chunk begins.
-        """
-        return known(self._query)
 
     @property
     def head_dim(self) -> int:

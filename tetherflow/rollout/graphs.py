@@ -175,7 +175,7 @@ class _Recorder:
             graph.capture_begin(self._pool if shared else None, capture_error_mode="thread_local")
             try:
                 result = compute()
-            except Exception:
+            except BaseException:  # an interrupt, too: the device must not be left recording
                 _abandon(graph)
                 raise
             try:
