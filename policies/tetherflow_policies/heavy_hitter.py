@@ -36,7 +36,7 @@ class HeavyHitter(Scorer):
 
         weight: float = Field(default=1.0, gt=0, description="Weight w beside other scores.")
         queries: int | None = Field(
-            default=64,
+            default=32,
             ge=1,
             description="Queries of a chunk whose attention is measured; all if null.",
         )

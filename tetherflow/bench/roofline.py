@@ -133,7 +133,7 @@ def _kernels(session: Session) -> Iterator[Attention]:
     for name in _KERNELS if session.device.type == "cuda" else ():  # the CPU has but one worth its name
         if name != session.attention.name:
             with suppress(KernelError):
-                yield attention_for(name, session.device, session.dtype, width)
+                yield attention_for(name, session.device, session.dtype, width, session.fuse)
 
 
 def _product_kinds(session: Session, own: str) -> list[str]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tetherflow.cache.fusing import Fuse, step_by_step
+from tetherflow.cache.waves import TILE, WithLogSums, in_whole_waves
 from tetherflow.errors import KernelError
 
 AttentionName = Literal["auto", "flash-attn-4", "cudnn", "flash", "plain", "math"]
@@ -50,7 +52,11 @@ class Attention:
 
 
 def attention_for(
-    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int = 128
+    name: AttentionName,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int = 128,
+    fuse: Fuse = step_by_step,
 ) -> Attention:
     """An attention kernel that works on a device, found out by running it once.
 
@@ -59,6 +65,7 @@ def attention_for(
         device: where it is to run.
         dtype: type of queries, keys and values.
         head_dim: width of a head.
+        fuse: makes one kernel of what joins the parts of a call that is cut (`cache.waves`).
 
     Raises:
         KernelError: The one that was asked for is not installed, or does not run there.
@@ -66,25 +73,28 @@ def attention_for(
     if name == "auto":
         # On the CPU there is nothing to choose: torch picks its own flash kernel.
         names = _FASTEST_FIRST if device.type == "cuda" else _FASTEST_FIRST[-1:]
-        return next(found for each in names if (found := _working(each, device, dtype, head_dim)) is not None)
-    return _proven(name, device, dtype, head_dim)
+        working = (_working(each, device, dtype, head_dim, fuse) for each in names)
+        return next(found for found in working if found is not None)
+    return _proven(name, device, dtype, head_dim, fuse)
 
 
 def _working(
-    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int
+    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int, fuse: Fuse
 ) -> Attention | None:
     try:
-        return _proven(name, device, dtype, head_dim)
+        return _proven(name, device, dtype, head_dim, fuse)
     except KernelError:
         return None
 
 
-def _proven(name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attention:
+def _proven(
+    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int, fuse: Fuse
+) -> Attention:
     what = f"attention '{name}' does not run on {device} with {str(dtype).removeprefix('torch.')}"
     remedy = "runtime.attention: auto takes the fastest that does"
     tokens = torch.zeros(1, 128, 1, head_dim, device=device, dtype=dtype)
     try:
-        attention = Attention(name, _kernel(name))
+        attention = Attention(name, _kernel(name, device, head_dim, fuse))
         # Torch explains in warnings why a kernel does not suit; one of its errors is enough.
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
@@ -97,9 +107,11 @@ def _proven(name: AttentionName, device: torch.device, dtype: torch.dtype, head_
     return attention
 
 
-def _kernel(name: AttentionName) -> Kernel:
+def _kernel(name: AttentionName, device: torch.device, head_dim: int, fuse: Fuse) -> Kernel:
     if name == "flash-attn-4":
-        return _flash_attn_4()
+        return _cut(_flash_attn_4(), device, head_dim, fuse)
+    if name == "cudnn" and _hopper(device):
+        return _cut(_cudnn, device, head_dim, fuse)
     if name == "plain":
         return _scaled_dot_product
     backend = {
@@ -122,16 +134,35 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def _flash_attn_4() -> Kernel:
+def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What `scaled_dot_product_attention` calls, which keeps the logarithms of sums to itself."""
+    out, log_sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None, True
+    )
+    return out.transpose(1, 2), log_sums.reshape(out.shape[:3])
+
+
+def _flash_attn_4() -> WithLogSums:
     # The package of the same name that serves older GPUs has no `cute`, and is no substitute.
     flash_attn_func = import_module("flash_attn.cute").flash_attn_func
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        found = flash_attn_func(query, key, value)
-        out: Tensor = found[0] if isinstance(found, tuple) else found  # the log-sum-exp comes second
-        return out
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        out, log_sums = flash_attn_func(query, key, value, return_lse=True)
+        return out, log_sums
 
     return kernel
+
+
+def _cut(kernel: WithLogSums, device: torch.device, head_dim: int, fuse: Fuse) -> Kernel:
+    """A kernel in whole waves, on the GPUs on which its blocks are known to be of TILE queries, one an SM."""
+    if _hopper(device) and head_dim == TILE:
+        return in_whole_waves(kernel, torch.cuda.get_device_properties(device).multi_processor_count, fuse)
+    return lambda query, key, value: kernel(query, key, value)[0]
+
+
+def _hopper(device: torch.device) -> bool:
+    """Whether a device is an H100, an H200 or another of their kind."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 PLAIN: Final = Attention("plain", _scaled_dot_product)

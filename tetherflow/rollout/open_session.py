@@ -10,7 +10,7 @@ import torch
 
 from tetherflow.backbone import Backbone
 from tetherflow.cache.attention import Attention, attention_for
-from tetherflow.cache.fusing import compiled, step_by_step
+from tetherflow.cache.fusing import Fuse, compiled, step_by_step
 from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of, unit_of
 from tetherflow.rollout.batches import threads_of
 from tetherflow.rollout.devices import accelerator_of, dtype_of
@@ -48,7 +48,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         dtype=dtype,
         attention=_attention_of(recipe, device, backbone),
         low_memory=recipe.runtime.memory == "low",
-        fuse=compiled if worth_compiling(recipe, device, backbone) else step_by_step,
+        fuse=_fuse_of(recipe, device, backbone),
         graphs=recipe.runtime.graphs == "auto",
     )
 
@@ -85,9 +85,12 @@ def worth_compiling(recipe: Recipe, device: torch.device, backbone: Backbone) ->
 
 
 def _attention_of(recipe: Recipe, device: torch.device, backbone: Backbone) -> Attention:
-    return attention_for(
-        recipe.runtime.attention, device, dtype_of(recipe, device), backbone.cache_shape.head_dim
-    )
+    head_dim, fuse = backbone.cache_shape.head_dim, _fuse_of(recipe, device, backbone)
+    return attention_for(recipe.runtime.attention, device, dtype_of(recipe, device), head_dim, fuse)
+
+
+def _fuse_of(recipe: Recipe, device: torch.device, backbone: Backbone) -> Fuse:
+    return compiled if worth_compiling(recipe, device, backbone) else step_by_step
 
 
 def first_device(recipe: Recipe) -> torch.device:

@@ -1,0 +1,100 @@
+"""Attention cut so that a GPU's last wave of blocks keeps all of it busy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+import attrs
+import torch
+from torch import Tensor
+
+from tetherflow.cache.fusing import Fuse, step_by_step
+
+TILE: Final = 128
+"""Queries of one head that a block computes, in the kernels that are cut."""
+_MOST_PIECES: Final = 16
+_OVERHEAD: Final = 4096
+"""What a second kernel and joining the results cost, as keys that a wave would visit meanwhile."""
+
+WithLogSums = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Attention `[B, Lq, H, D]` with the logarithm of each softmax's denominator, float32 `[B, H, Lq]`."""
+
+
+@attrs.frozen
+class Cut:
+    """How a call is cut.
+
+    Attributes:
+        rows: queries that see all keys at once, the first ones.
+        pieces: into how many equal pieces the keys are cut for the other queries.
+    """
+
+    rows: int
+    pieces: int
+
+
+@cache
+def cut_of(queries: int, keys: int, heads: int, at_once: int) -> Cut | None:
+    """Where to cut a call whose blocks, of TILE queries of a head each, run so many at once.
+
+    All blocks take equally long, so 3.4 waves of them take as long as 4. Instead, as many queries as fill 3
+    waves see all keys, and the keys of the others are shared out among more blocks, which takes 0.4.
+
+    Returns:
+        None if that gains nothing.
+    """
+    tiles = -(-queries // TILE)
+    waves, first = -(-tiles * heads // at_once), tiles * heads // at_once * at_once // heads
+    blocks = (tiles - first) * heads
+
+    def visited(pieces: int) -> int:
+        """Keys that a block visits, times waves, for the queries after the first."""
+        return -(-blocks * pieces // at_once) * -(-keys // pieces // TILE) * TILE
+
+    pieces = min((n for n in range(1, _MOST_PIECES + 1) if keys % n == 0), key=visited)
+    cost = -(-first * heads // at_once) * keys + visited(pieces) + _OVERHEAD
+    return Cut(first * TILE, pieces) if blocks and cost < waves * keys else None
+
+
+def in_whole_waves(
+    kernel: WithLogSums, at_once: int, fuse: Fuse = step_by_step
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Attention by a kernel whose calls are cut where that makes them faster; the same but for rounding.
+
+    Args:
+        kernel: computes attention, in blocks of TILE queries of a head.
+        at_once: how many blocks the device computes at once.
+        fuse: makes one kernel of joining the results.
+    """
+    joined = fuse(_joined)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend from `[B, Lq, H, D]` to `[B, Lk, H, D]`."""
+        batch, queries, heads, _ = query.shape
+        # A batch has waves enough, and its slots cannot be cut without a copy.
+        cut = cut_of(queries, key.shape[1], heads, at_once) if batch == 1 else None
+        if cut is None:
+            return kernel(query, key, value)[0]
+        parts, log_sums = kernel(
+            query[:, cut.rows :].expand(cut.pieces, -1, -1, -1),
+            *(x[0].unflatten(0, (cut.pieces, -1)) for x in (key, value)),
+        )
+        first = kernel(query[:, : cut.rows], key, value)[0] if cut.rows else query[:, :0]
+        return joined(first, parts, log_sums)
+
+    return attend
+
+
+def _joined(first: Tensor, parts: Tensor, log_sums: Tensor) -> Tensor:
+    """What the first queries attended to, and the others, put together from parts of the keys.
+
+    Args:
+        first: `[1, l, H, D]`.
+        parts: attention of the other queries to each part, `[P, r, H, D]`.
+        log_sums: logarithms of their softmaxes' denominators, `[P, H, r]`.
+    """
+    share = torch.softmax(log_sums.transpose(1, 2), dim=0)[..., None]
+    others = (parts * share).sum(dim=0, keepdim=True)
+    return torch.cat([first, others.to(first.dtype)], dim=1)
