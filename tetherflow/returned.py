@@ -73,7 +73,7 @@ def selection_of(
     batch, count = candidates.origins.shape
     shape = (batch, candidates.capacity)
     keep = indices_of(selection.keep, shape, candidates.origins, fail)
-    ordered, order = keep.sort(dim=1)
+    ordered, order = candidates.fuse(_sorted)(keep)
     checks.between(
         ordered,
         -1,
@@ -233,3 +233,9 @@ def kind_of(value: object) -> str:
 
 def _later(fail: Fail, message: str) -> Callable[[], StageError]:
     return lambda: fail(message)
+
+
+def _sorted(indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices in ascending order, and where each was."""
+    ordered, order = indices.sort(dim=1)
+    return ordered, order

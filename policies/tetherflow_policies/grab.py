@@ -65,7 +65,12 @@ class TopM(Selector):
     @hookimpl
     def select(self, candidates: Candidates, score: Tensor) -> Tensor:
         """Indices of the best candidates, int64 `[B, M]`."""
-        return score.topk(candidates.capacity, dim=1).indices
+        return candidates.fuse(best)(score, candidates.capacity)
+
+
+def best(score: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest scores `[B, N]`, `[B, count]`."""
+    return score.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def attention_mass(query: Tensor, keys: Tensor, scale: float | Tensor) -> Tensor:

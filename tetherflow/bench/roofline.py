@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -16,7 +17,7 @@ from tetherflow.bench.against import passes_of
 from tetherflow.bench.stopwatch import seconds_of
 from tetherflow.cache.attention import Attention, AttentionName, attention_for
 from tetherflow.errors import KernelError
-from tetherflow.fp8 import quantise_rows, require_fp8, scaled_product
+from tetherflow.fp8 import quantise_rows, quantise_within, require_fp8, scaled_product
 from tetherflow.rollout.session import Session
 from tetherflow.tuning import Tuning
 
@@ -214,11 +215,12 @@ def _product(kind: str, session: Session, shape: Shape, calls: int) -> Floor:
         for size in ((rows, inputs), (outputs, inputs), (outputs,))
     )
     if kind == "fp8" and not (inputs % 16 or outputs % 16):
-        small, scale = quantise_rows(x)
-        small_weight, weight_scale = quantise_rows(weight)
-        seconds = seconds_of(
-            lambda: scaled_product(small, scale, small_weight, weight_scale, bias, session.dtype),
-            session.device,
+        seconds = min(
+            seconds_of(partial(scaled_product, *small, *small_weight, bias, session.dtype), session.device)
+            for small, small_weight in (
+                (quantise_rows(x), quantise_rows(weight)),
+                (quantise_within(x, x.amax()), quantise_within(weight, weight.amax())),
+            )
         )
     else:
         seconds = seconds_of(lambda: functional.linear(x, weight, bias), session.device)

@@ -94,7 +94,7 @@ def _proven(
     remedy = "runtime.attention: auto takes the fastest that does"
     tokens = torch.zeros(1, 128, 1, head_dim, device=device, dtype=dtype)
     try:
-        attention = Attention(name, _kernel(name, device, head_dim, fuse))
+        attention = Attention(name, _kernel(name, device, dtype, head_dim, fuse))
         # Torch explains in warnings why a kernel does not suit; one of its errors is enough.
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
@@ -107,10 +107,12 @@ def _proven(
     return attention
 
 
-def _kernel(name: AttentionName, device: torch.device, head_dim: int, fuse: Fuse) -> Kernel:
+def _kernel(
+    name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int, fuse: Fuse
+) -> Kernel:
     if name == "flash-attn-4":
         return _cut(_flash_attn_4(), device, head_dim, fuse)
-    if name == "cudnn" and _hopper(device):
+    if name == "cudnn" and _hopper(device) and dtype.itemsize == 2:  # of other types it makes nonsense
         return _cut(_cudnn, device, head_dim, fuse)
     if name == "plain":
         return _scaled_dot_product

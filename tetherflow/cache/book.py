@@ -78,10 +78,16 @@ class Book:
         moments, norms, notes = kept
         return Book(self.row[: stop - start], self.origins[start:stop], moments, norms, notes, self.initial)
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy what is known of units from slots `source` to `target`, `[R, n]`; reads all, then writes."""
+    def move(self, source: Tensor, target: Tensor, *, statistics: bool = True) -> None:
+        """Copy what is known of units from slots `source` to `target`, `[R, n]`; reads all, then writes.
+
+        Args:
+            source: slots to read.
+            target: slots to write.
+            statistics: whether those of keys and values go along.
+        """
         self.origins.scatter_(1, target, self.origins.gather(1, source))
-        for buffer in (self.moments, self.norms, self.notes):
+        for buffer in (self.moments, self.norms, self.notes) if statistics else (self.notes,):
             if buffer is not None:
                 move(buffer, self.row, source, target)
 

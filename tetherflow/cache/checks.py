@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from tetherflow.cache.beside import Beside
 from tetherflow.errors import TetherflowError
 
 Failure = Callable[[], TetherflowError]
@@ -46,10 +47,13 @@ class Checks:
 
     Args:
         strict: whether to check at once.
+        beside: finds the extremes of deferred ones, which nothing waits for; whoever launches work beside
+            joins it.
     """
 
-    def __init__(self, *, strict: bool) -> None:
+    def __init__(self, *, strict: bool, beside: Beside | None = None) -> None:
         self.strict = strict
+        self._beside = beside or Beside(torch.device("cpu"))
         self._pending: list[Condition] = []
         self._flying: list[Condition] = []
         self._extremes: dict[torch.dtype, Tensor] = {}  # of those that fly: low, high, low, …, on the host
@@ -61,7 +65,9 @@ class Checks:
         Reads `x` once: its extremes are NaN if any element is. A comparison would make tensors of its size.
         """
         if x.numel():
-            self._add(Condition(*x.aminmax(), above, below, failure))
+            with self._beside(x):
+                low, high = x.aminmax()
+            self._add(Condition(low, high, above, below, failure))
 
     def finite(self, x: Tensor, failure: Failure) -> None:
         """Raise `failure()` unless all of `x` is finite, likewise."""
@@ -82,6 +88,7 @@ class Checks:
 
     def flush(self) -> None:
         """Read the conditions of the previous flush and send those collected since on their way."""
+        self._beside.join()
         self.drain()
         if not self._pending:
             return
@@ -112,5 +119,7 @@ class Checks:
     def _add(self, condition: Condition) -> None:
         if not self.strict:
             self._pending.append(condition)
-        elif not condition.holds(condition.low.item(), condition.high.item()):
+            return
+        self._beside.join()
+        if not condition.holds(condition.low.item(), condition.high.item()):
             raise condition.failure()

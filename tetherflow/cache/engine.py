@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Selection
 from tetherflow.cache.attention import PLAIN, Attention
+from tetherflow.cache.beside import Beside
 from tetherflow.cache.book import EMPTY
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import FLUSH_KEEPS, Event
@@ -104,7 +106,8 @@ class CacheEngine(CacheState):
         self.rotary = rotary
         self.positions = positions
         self.attention = attention
-        self.checks = Checks(strict=strict)
+        self.beside = Beside(self.device)
+        self.checks = Checks(strict=strict, beside=self.beside)
         self.phase = Phase.IDLE
         self._rewriting = False  # whether the current chunk was there before
         self._hidden = 0  # units after it that are out of sight meanwhile
@@ -158,6 +161,7 @@ class CacheEngine(CacheState):
             TetherflowError: A layer did not attend in the context pass, so its clean keys are missing.
         """
         self._expect(Phase.COMMIT, "end")
+        self.join()
         if missing := sorted(set(range(len(self.layers))) - self._committed):
             raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
         self.phase = Phase.IDLE
@@ -206,24 +210,35 @@ class CacheEngine(CacheState):
         """Take in a pass's keys and values; returns what is read then, and queries by frame and rotated."""
         self._check_pass(layer, query, key, value)
         store, uses = self.layers[layer], self.policy.uses
-        start, stop = self._history, self.held
         query, key = (x.unflatten(1, (-1, self.shape.tokens)) for x in (query, key))  # by frame
-        read_keys, keys, values = (
-            buffer[:, start:stop].flatten(1, 2) for buffer in (store.read_keys, store.keys, store.values)
-        )
         stays = self.phase is Phase.COMMIT and store.rotated is not None
-        if stays:  # before memory is decided, since its stages may read them
-            keys.copy_(key.flatten(1, 2))
-            values.copy_(value)
-            store.pool(start, stop)
-        decides = self.phase is Phase.COMMIT or uses.recall == "first-pass"
-        if self._pending and decides and layer not in self._decided:
+        decides = self._pending > 0 and (self.phase is Phase.COMMIT or uses.recall == "first-pass")
+        decides = decides and layer not in self._decided
+        self.beside.join()  # what the layer before left to be done beside its attention
+        turned: Tensor | None = None
+        with self.beside(query, key, value) if decides else nullcontext():
+            if stays:  # before memory is decided, since its stages may read them
+                store.take_in(range(self._history, self.held), key.flatten(1, 2), value)
+            if not (decides and uses.place):  # else the decision may place the chunk elsewhere
+                turned = self._write(layer, query, key, None if stays else value)
+        written = self.beside.mark()
+        if decides:
             self._decide(layer, query)
         view = self._views[layer]
         if store.shared:
-            self.placing.rotate(store, range(start), view.placement)
-        turned = self.placing.write(query, key, value, view.phases, read_keys, None if stays else values)
+            self.placing.rotate(store, range(self._history), view.placement)
+        if turned is None:
+            turned = self._write(layer, query, key, None if stays else value)
+        written()
         return view, query, turned
+
+    def _write(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None) -> Tensor:
+        """Write a pass's rotated keys, and its values, to their slots; returns its rotated queries."""
+        store, phases = self.layers[layer], self._views[layer].phases
+        keys, values = (
+            buffer[:, self._history : self.held].flatten(1, 2) for buffer in (store.read_keys, store.values)
+        )
+        return self.placing.write(query, key, value, phases, keys, values)
 
     def _revise(self, layer: int, view: View, query: Tensor) -> None:
         """Let the policy change a layer's units after its context pass."""
@@ -251,6 +266,10 @@ class CacheEngine(CacheState):
         # Where phases are made anew they may lie elsewhere.
         return (self._history, self.held, *(view.phases.data_ptr() for view in views))
 
+    def join(self) -> None:
+        """Let what follows wait for what a pass has left to be done beside it (`cache.beside`)."""
+        self.beside.join()
+
     def retake(self) -> Callable[[], None]:
         """What takes the host back to before a pass, if nothing of the pass is computed after all."""
         committed, decided, views = set(self._committed), set(self._decided), dict(self._views)
@@ -263,6 +282,7 @@ class CacheEngine(CacheState):
             for store, order in zip(self.layers, orders, strict=True):
                 store.order = order
             forget()
+            self.beside.forget()
 
         return back
 
@@ -384,6 +404,7 @@ class CacheEngine(CacheState):
         self.placing.begin(self._history, frames, first_frame)
         for index in range(len(self.layers)):
             self._views[index] = look(self._site(index), changed[index], self._views.get(index))
+        self.beside.join()
 
     def _decide(self, index: int, query: Tensor) -> None:
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
@@ -436,6 +457,7 @@ class CacheEngine(CacheState):
             store=self.layers[index],
             policy=self.policy,
             checks=self.checks,
+            beside=self.beside,
             placing=self.placing,
             layout=self.layout,
             regions=self.regions,

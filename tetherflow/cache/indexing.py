@@ -29,9 +29,14 @@ def take(buffer: Tensor, row: Tensor, slots: Tensor, lead: int = 0) -> Tensor:
     return taken.view(buffer.dtype).view(*buffer.shape[:lead], *slots.shape, *buffer.shape[lead + 2 :])
 
 
+def take_into(out: Tensor, buffer: Tensor, row: Tensor, slots: Tensor, lead: int = 0) -> None:
+    """Copy the same to `out` `[…, B, n, …]`, which may lie in the buffer, but in none of these slots."""
+    torch.ops.aten.index.Tensor_out(_wide(buffer, lead), [None] * lead + [row, slots], out=_wide(out, lead))
+
+
 def put(buffer: Tensor, row: Tensor, slots: Tensor, units: Tensor, lead: int = 0) -> None:
     """Write `units`, of the shape that `take` returns, to a buffer's slots."""
-    _wide(buffer, lead)[_index(row, slots, lead)] = _wide(units.contiguous(), lead)
+    _wide(buffer, lead)[_index(row, slots, lead)] = _wide(units, lead)
 
 
 def move(buffer: Tensor, row: Tensor, source: Tensor, target: Tensor, lead: int = 0) -> None:
@@ -86,5 +91,5 @@ def _index(row: Tensor, slots: Tensor, lead: int) -> tuple[slice | Tensor, ...]:
 
 def _wide(buffer: Tensor, lead: int) -> Tensor:
     """The same memory with a unit in elements of 16 bytes, if it fits: indexing costs by the element."""
-    flat = buffer.flatten(lead + 2)
+    flat = buffer.flatten(lead + 2)  # a view, but of units that are no piece of memory each
     return flat if flat.shape[-1] * flat.itemsize % WIDEST.itemsize else flat.view(WIDEST)

@@ -68,17 +68,17 @@ class Placing:
         return self.rotary.phases(_columns(placement, current, self.device)[..., :: self.parts])
 
     def write(
-        self, query: Tensor, key: Tensor, value: Tensor, phases: Tensor, keys: Tensor, values: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor | None, phases: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """Write a pass's rotated keys, and its values, to their slots, and rotate its queries.
 
         Args:
             query: unrotated, by frame, `[B, F, T, H, D]`.
             key: unrotated, likewise.
-            value: `[B, F*T, H, D]`.
+            value: `[B, F*T, H, D]`; None if values are there already.
             phases: of the F frames.
             keys: the slots of what attention reads, `[B, F*T, H, D]`.
-            values: likewise; None if they are there already.
+            values: likewise, of values.
 
         Returns:
             The rotated queries `[B, F*T, H, D]`.
@@ -125,12 +125,12 @@ def _write(
     rotary: Rotary,
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     phases: Tensor,
     keys: Tensor,
-    values: Tensor | None,
+    values: Tensor,
 ) -> Tensor:
-    if values is not None:
+    if value is not None:
         values.copy_(value)
     keys.copy_(rotary.turn(key, phases).flatten(1, 2))
     return rotary.turn(query, phases).flatten(1, 2)

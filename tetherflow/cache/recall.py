@@ -50,7 +50,8 @@ def recall(
         newcomers: slots of the evicted units in time order, `[B, n]`.
         query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`; None as a chunk begins.
         selection: what another layer has decided for this one, too.
-        moves: whether those that are admitted move to the losers' slots, or stay where they are.
+        moves: whether the newcomers wait past the budget, and those that are admitted move to the losers'
+            slots; else they stay where they are.
     """
     store, policy = site.store, site.policy
     standing, trusted = site.regions.memory.start, site.regions.memory.stop
@@ -83,17 +84,22 @@ def recall(
     edited = None
     if before is not None:
         fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        edited = _edit(site, newcomers, fed[:, capacity:], before)
-    if edited is not None and moves and selection.weights is None:
-        store.book.move(newcomers, targets)
-        store.write(targets, edited)  # at once to where they go, which spares a copy
+        edited = _edit(site, newcomers, fed[:, capacity:], before, waiting=moves)
+    if not moves or selection.weights is not None:
+        if edited is not None:
+            store.write(newcomers, edited)
+        if selection.weights is not None:
+            _blend(store, competing, selection.keep, selection.weights)
+    if not moves:
         return Decision(selection, losers, dropped)
-    if edited is not None:
-        store.write(newcomers, edited)
-    if selection.weights is not None:
-        _blend(store, competing, selection.keep, selection.weights)
-    if moves:
-        store.move(newcomers, targets)
+    if edited is None or selection.weights is not None:
+        store.book.move(newcomers, targets)
+        store.place(targets, store.waiting(newcomers.shape[1]))
+        return Decision(selection, losers, dropped)
+    store.book.move(newcomers, targets, statistics=False)
+    store.place(targets, edited)  # at once to where they go, which spares a copy
+    with site.beside(edited, targets):
+        store.know(targets, edited)
     return Decision(selection, losers, dropped)
 
 
@@ -151,10 +157,13 @@ def _decide(
     return policy.select(candidates, score, scores, site.checks)
 
 
-def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers) -> Tensor:
-    """The newcomers' keys and values `[2, B, n, T, H, D]` as the policy edits a draft of them."""
+def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers, *, waiting: bool) -> Tensor:
+    """The newcomers' keys and values `[2, B, n, T, H, D]` as the policy edits a draft of them.
+
+    Units that wait past the budget are nobody else's, so that they are their own draft; others are copied.
+    """
     store = site.store
-    units = store.read(newcomers)
+    units = store.waiting(newcomers.shape[1]) if waiting else store.read(newcomers)
     keys, values = units.unbind(dim=0)
     draft = Draft(
         layer=site.layer,

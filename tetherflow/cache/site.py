@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
+from tetherflow.cache.beside import Beside
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import Event
 from tetherflow.cache.interfaces import Policy
@@ -25,6 +26,7 @@ class Site:
         store: the layer's buffers.
         policy: decides.
         checks: takes the conditions on its results.
+        beside: does what the decision need not wait for.
         placing: rotates keys.
         layout: the regions' sizes, in units.
         regions: which ranks make up each region.
@@ -39,6 +41,7 @@ class Site:
     store: LayerStore
     policy: Policy
     checks: Checks
+    beside: Beside
     placing: Placing
     layout: Layout
     regions: Regions
@@ -53,6 +56,7 @@ class Site:
         Args:
             query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`, if there is one.
         """
+        self.beside.join()  # the stage may read what is being written
         order = self.store.order
         return Slots(
             self.layer,

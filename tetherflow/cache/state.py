@@ -153,20 +153,21 @@ class CacheState:
         held, batch = self.layers[0].order.shape[1], self.batch
         slots = torch.cat(list(leaving))
         count = slots.shape[1]
-        source, target = staying = close_up(slots, held)
+        source, target = close_up(slots, held)
         if aside:
             pending = self.waiting[:count].expand_as(slots)
-            source, target = torch.cat([slots, source], dim=1), torch.cat([pending, target], dim=1)
+            self.book.move(torch.cat([slots, source], dim=1), torch.cat([pending, target], dim=1))
+            for store, waiting in zip(self.layers, leaving, strict=True):
+                store.set_aside(waiting)
         else:
             for layer, origins in enumerate(self.book.origins.gather(1, slots).split(batch)):
                 self.drop(layer, origins)
-        self.book.move(source, target)
+            self.book.move(source, target)
         self.book.origins[:, held - count : held] = EMPTY
-        for store, *moved in zip(self.layers, source.split(batch), target.split(batch), strict=True):
-            store.move_units(*moved)
-        if rotated:
-            for store, *moved in zip(self.layers, *(slots.split(batch) for slots in staying), strict=True):
-                store.move_rotated(*moved)
+        for store, *staying in zip(self.layers, source.split(batch), target.split(batch), strict=True):
+            store.move_units(*staying)
+            if rotated:
+                store.move_rotated(*staying)
 
     def drop(self, layer: int, origins: Tensor) -> None:
         """Note that a layer has dropped units of these origins, int64 `[B, n]`, in this chunk."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from tetherflow.cache.answers import Ranks, SideStore
 from tetherflow.cache.book import Book
 from tetherflow.cache.fusing import Fuse, step_by_step
-from tetherflow.cache.indexing import move, pick, put, take
+from tetherflow.cache.indexing import move, pick, put, take, take_into
 from tetherflow.cache.statistics import Statistics, moments
 
 NO_SIDES: Final[Mapping[str, Mapping[str, SideStore]]] = {}
@@ -125,7 +125,7 @@ class LayerStore:
 
     def sort(self, held: int) -> None:
         """Bring `order` up to date with the origins of the first `held` slots."""
-        self.order = self.book.origins[:, :held].argsort(dim=1)
+        self.order = self.fuse(_in_time)(self.book.origins[:, :held])
 
     def at(self, ranks: Ranks) -> Tensor:
         """Slots of the units at some ranks, `[B, n]`."""
@@ -147,9 +147,31 @@ class LayerStore:
         """Copies of the keys and values in `slots` `[B, n]`, `[2, B, n, T, H, D]`."""
         return take(self.units, self.book.row, slots, lead=1)
 
+    def waiting(self, count: int) -> Tensor:
+        """Keys and values of the first pending units where they are, `[2, B, n, T, H, D]`."""
+        return self.units[:, :, self.shape.budget : self.shape.budget + count]
+
+    def set_aside(self, slots: Tensor) -> None:
+        """Copy keys and values of the units in `slots` `[B, n]` to the first pending slots."""
+        take_into(self.waiting(slots.shape[1]), self.units, self.book.row, slots, lead=1)
+
+    def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
+        """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row, and their statistics."""
+        held = (buffer[:, slots.start : slots.stop].flatten(1, 2) for buffer in (self.keys, self.values))
+        self.fuse(_copy)(keys, values, *held)
+        self.pool(slots.start, slots.stop)
+
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
+        self.place(slots, units)
+        self.know(slots, units)
+
+    def place(self, slots: Tensor, units: Tensor) -> None:
+        """Of all that `write` writes, only keys and values; a slot's own unit may come from where it is."""
         put(self.units, self.book.row, slots, units, lead=1)
+
+    def know(self, slots: Tensor, units: Tensor) -> None:
+        """Note the statistics of the units `[2, B, n, T, H, D]` that are in `slots` `[B, n]`."""
         if self.book.moments is not None:
             self.book.keep(slots, self._statistics(units))
         if self.book.norms is not None:
@@ -232,6 +254,16 @@ class LayerStore:
             yield "notes", self.book.notes
         for stage, stores in self.sides.items():
             yield from ((f"{stage}.{name}", tensor) for name, tensor in stores.items())
+
+
+def _in_time(origins: Tensor) -> Tensor:
+    """Slots of units in the order of their origins `[B, held]`."""
+    return origins.argsort(dim=1)
+
+
+def _copy(keys: Tensor, values: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
+    to_keys.copy_(keys)
+    to_values.copy_(values)
 
 
 def _norms(keys: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class GraphedTransformer:
 
         def compute() -> None:
             remember(self._transformer, latents, timesteps, text, cache)
+            cache.join()  # a recording ends with all of it
 
         settled = self._context.see((cache.held, latents.shape, latents.dtype), text)
         # Strict checks wait for the device.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tetherflow.fp8 import Fp8Linear
+from tetherflow.fp8 import Fp8Linear, Fp8LinearWithin
 
 
 class FeedForward(nn.Sequential):
@@ -22,11 +22,17 @@ class FeedForward(nn.Sequential):
 
     def quantise(self) -> None:
         """Keep the weights in 8 bits; the originals are freed."""
-        for index in (0, 2):
-            linear = self[index]
-            if isinstance(linear, nn.Linear):
-                self[index] = Fp8Linear(linear)
-        self[1] = nn.GELU(approximate="tanh")
+        widen, _, narrow = self
+        if isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear):
+            self[0], self[2] = Fp8Linear(widen), Fp8LinearWithin(narrow)
+            self[1] = nn.GELU(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens `[..., dim]`."""
+        widen, gelu, narrow = self
+        limit = (widen.limit(x),) if isinstance(widen, Fp8Linear) else ()  # |GELU(x)| does not exceed |x|
+        result: Tensor = narrow(gelu(widen(x)), *limit)
+        return result
 
 
 class LinearGelu(nn.Linear):
