@@ -36,7 +36,7 @@ def quantise_within(x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         The tensor, e4m3, and what it must be multiplied by, a float32 scalar.
     """
     scale = limit.float() / LARGEST
-    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FP8), scale
+    return (x.float() * (LARGEST / limit)).clamp(-LARGEST, LARGEST).to(FP8), scale
 
 
 def scaled_product(

@@ -17,7 +17,7 @@ from tetherflow.cache.book import EMPTY
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import FLUSH_KEEPS, Event
 from tetherflow.cache.fusing import Fuse, step_by_step
-from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, fitted
+from tetherflow.cache.interfaces import CacheShape, Norms, Policy, Positions, Rotary, Unit, fitted
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.leaving import Departure, make_room
 from tetherflow.cache.placing import Placing
@@ -25,6 +25,7 @@ from tetherflow.cache.recall import recall
 from tetherflow.cache.revising import revise
 from tetherflow.cache.site import Site
 from tetherflow.cache.state import CacheState
+from tetherflow.cache.store import LayerStore
 from tetherflow.cache.viewing import View, look
 from tetherflow.errors import LayoutError, TetherflowError
 
@@ -195,6 +196,27 @@ class CacheEngine(CacheState):
         self._revise(layer, view, query)
         return out
 
+    def attend_packed(self, layer: int, packed: Tensor, norms: Norms) -> Tensor:
+        """`attend` for queries and keys that are yet to be normalised, in the kernel that rotates them.
+
+        Args:
+            layer: index of the layer.
+            packed: queries, keys and values, as one product gives them, `[B, F*T, 3, H, D]`.
+            norms: normalises queries and keys.
+        """
+        if self.phase is Phase.COMMIT or self._decides(layer):  # they are looked at unrotated
+            return self.attend(layer, *self.placing.unpacked(packed, norms))
+        self._check_pass(layer, *packed.unbind(2))
+        store, view = self.layers[layer], self._views[layer]
+        if store.shared:
+            self.placing.rotate(store, range(self._history), view.placement)
+        turned = self.placing.write_packed(packed, norms, view.phases, *self._slots(store))
+        return view.read(store, self.held, turned, self.attention)
+
+    def keep_packed(self, layer: int, packed: Tensor, norms: Norms) -> None:
+        """`keep` for queries and keys that are yet to be normalised (see `attend_packed`)."""
+        self.keep(layer, *self.placing.unpacked(packed, norms))
+
     def keep(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Take in what `attend` does in the context pass, for a layer after which nothing is computed.
 
@@ -212,8 +234,7 @@ class CacheEngine(CacheState):
         store, uses = self.layers[layer], self.policy.uses
         query, key = (x.unflatten(1, (-1, self.shape.tokens)) for x in (query, key))  # by frame
         stays = self.phase is Phase.COMMIT and store.rotated is not None
-        decides = self._pending > 0 and (self.phase is Phase.COMMIT or uses.recall == "first-pass")
-        decides = decides and layer not in self._decided
+        decides = self._decides(layer)
         self.beside.join()  # what the layer before left to be done beside its attention
         turned: Tensor | None = None
         with self.beside(query, key, value) if decides else nullcontext():
@@ -232,13 +253,22 @@ class CacheEngine(CacheState):
         written()
         return view, query, turned
 
+    def _decides(self, layer: int) -> bool:
+        """Whether this pass is the one in which a layer's memory is decided."""
+        now = self.phase is Phase.COMMIT or self.policy.uses.recall == "first-pass"
+        return now and self._pending > 0 and layer not in self._decided
+
     def _write(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None) -> Tensor:
         """Write a pass's rotated keys, and its values, to their slots; returns its rotated queries."""
         store, phases = self.layers[layer], self._views[layer].phases
+        return self.placing.write(query, key, value, phases, *self._slots(store))
+
+    def _slots(self, store: LayerStore) -> tuple[Tensor, Tensor]:
+        """The chunk's slots of what attention reads and of values, each `[B, F*T, H, D]`."""
         keys, values = (
             buffer[:, self._history : self.held].flatten(1, 2) for buffer in (store.read_keys, store.values)
         )
-        return self.placing.write(query, key, value, phases, keys, values)
+        return keys, values
 
     def _revise(self, layer: int, view: View, query: Tensor) -> None:
         """Let the policy change a layer's units after its context pass."""

@@ -86,6 +86,14 @@ class Rotary(Protocol):
         ...
 
 
+class Norms(Protocol):
+    """What a backbone puts queries and keys through before they are cached: a module of its own."""
+
+    def normed(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise queries and keys, both `[..., H, D]`."""
+        ...
+
+
 @attrs.frozen
 class Uses:
     """What of the engine's vocabulary a policy uses; what it does not use costs nothing.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import cache
 from typing import Final
 
 import attrs
@@ -35,7 +35,7 @@ class Cut:
     pieces: int
 
 
-@cache
+@functools.cache
 def cut_of(queries: int, keys: int, heads: int, at_once: int) -> Cut | None:
     """Where to cut a call whose blocks, of TILE queries of a head each, run so many at once.
 
@@ -95,6 +95,10 @@ def _joined(first: Tensor, parts: Tensor, log_sums: Tensor) -> Tensor:
         parts: attention of the other queries to each part, `[P, r, H, D]`.
         log_sums: logarithms of their softmaxes' denominators, `[P, H, r]`.
     """
-    share = torch.softmax(log_sums.transpose(1, 2), dim=0)[..., None]
-    others = (parts * share).sum(dim=0, keepdim=True)
-    return torch.cat([first, others.to(first.dtype)], dim=1)
+    logs = log_sums.transpose(1, 2)[..., None].unbind()
+    largest = functools.reduce(torch.maximum, logs)
+    shares = [torch.exp(log - largest) for log in logs]
+    # Added up one by one, which a compiler makes one kernel of, with the rest.
+    weighted = (part * share for part, share in zip(parts.unbind(), shares, strict=True))
+    others = functools.reduce(torch.add, weighted) / functools.reduce(torch.add, shares)
+    return torch.cat([first, others.to(first.dtype)[None]], dim=1)

@@ -19,6 +19,9 @@ them, and a cache that is still filling changes its kind with every chunk."""
 _CONTEXT_FIRST: Final = 2
 """Context passes, likewise."""
 
+_MOST_KEPT: Final = 16
+"""Recordings that have been launched and may stay; each holds some megabytes of the device's memory."""
+
 Result = TypeVar("Result")
 
 
@@ -192,8 +195,10 @@ class _Recorder:
         """Keep a graph until what has been launched so far has been computed."""
         event = torch.cuda.Event()
         event.record()
-        self._kept = [kept for kept in self._kept if not kept[0].query()]
         self._kept.append((event, graph))
+        # To free one that has branches, the driver waits for the device: so many at once, and seldom.
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept = [kept for kept in self._kept if not kept[0].query()]
 
 
 def _abandon(graph: torch.cuda.CUDAGraph) -> None:

@@ -25,10 +25,6 @@ class AttentionCache(Protocol):
         ...
 
 
-Keep = Callable[[int, Tensor, Tensor, Tensor], None]
-"""Takes in what `AttentionCache.attend` does, and attends to nothing."""
-
-
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the full width, computed in float32 (arXiv 1910.07467)."""
 
@@ -92,11 +88,25 @@ class SelfAttention(Projections):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated queries, keys and values of `x` `[B, L, dim]`, each `[B, L, heads, head_dim]`."""
-        if self.qkv is not None:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
-        else:
-            q, k, v = self.q(x), self.k(x), self.v(x)
-        return self.split(self.norm_q(q)), self.split(self.norm_k(k)), self.split(v)
+        return self.unpacked(self.packed(x))
+
+    def packed(self, x: Tensor) -> Tensor:
+        """Queries, keys and values `[B, L, 3, heads, head_dim]`, the first two yet to be normalised."""
+        if self.qkv is None:
+            return torch.stack([self.split(linear(x)) for linear in (self.q, self.k, self.v)], dim=2)
+        packed: Tensor = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        return packed
+
+    def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `project` gives, of what `packed` gives."""
+        query, key, value = packed.unbind(2)
+        return *self.normed(query, key), value
+
+    def normed(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys `[..., heads, head_dim]`, each normalised over all heads together."""
+        norms = ((self.norm_q, query), (self.norm_k, key))
+        query, key = (norm(x.flatten(-2)).unflatten(-1, x.shape[-2:]) for norm, x in norms)
+        return query, key
 
 
 class CrossAttention(Projections):
@@ -134,14 +144,14 @@ class Block(nn.Module):
         cache: AttentionCache,
     ) -> Tensor:
         """Transform tokens `x` `[B, F*T, dim]`; `time` is `[B, F, 6, dim]`, one modulation a frame."""
-        attended = cache.attend(layer, *self.before(x, time))
+        attended = cache.attend(layer, *self.self_attn.unpacked(self.before(x, time)))
         x, query = self.between(x, attended, time)
         return self.after(x, self.attention(query, *text), time)
 
-    def before(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What self-attention takes: queries, keys and values `[B, F*T, heads, head_dim]`, unrotated."""
+    def before(self, x: Tensor, time: Tensor) -> Tensor:
+        """What self-attention takes, in one tensor (`SelfAttention.packed`)."""
         shift, scale, *_ = self._modulation(time)
-        return self.self_attn.project(modulate(self.norm1(x), shift, scale))
+        return self.self_attn.packed(modulate(self.norm1(x), shift, scale))
 
     def between(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens after self-attention, and what cross-attention takes of them."""
@@ -155,9 +165,7 @@ class Block(nn.Module):
         x = x + self.cross_attn.o(attended.flatten(2))
         return x + gated(self.ffn(modulate(self.norm2(x), shift, scale)), gate)
 
-    def join(
-        self, after: Block, x: Tensor, attended: Tensor, time: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def join(self, after: Block, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens after this block, and what self-attention of the block `after` it takes of them."""
         x = self.after(x, attended, time)
         return x, after.before(x, time)
@@ -189,9 +197,9 @@ class Glue:
         frames: latent frames of the chunks that they serve.
     """
 
-    before: Callable[[Block, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    before: Callable[[Block, Tensor, Tensor], Tensor]
     between: Callable[[Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    join: Callable[[Block, Block, Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]
+    join: Callable[[Block, Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     after: Callable[[Block, Tensor, Tensor, Tensor], Tensor]
     frames: int
 

@@ -46,8 +46,8 @@ class WanRotary:
             tokens: which T tokens of each frame, int64 `[..., F, T]`; all of them if omitted.
 
         Returns:
-            `[..., F, T, 1, head_dim / 2]`, complex, of the rotation's precision; or their cosines and sines,
-            `[..., F, T, 1, head_dim / 2, 2]`, if it was tuned to compile.
+            `[..., F, T, 1, head_dim / 2]`, complex, of the rotation's precision; or what to multiply each
+            channel by and its neighbour, `[..., F, T, 1, 2, head_dim]`, if it was tuned to compile.
         """
         frequencies, spatial = self._on(positions.device)
         if tokens is not None:
@@ -60,9 +60,12 @@ class WanRotary:
             ],
             dim=-1,
         )
+        if self._real:
+            own, neighbours = angles.cos().repeat_interleave(2, dim=-1), angles.sin()
+            neighbours = torch.stack([-neighbours, neighbours], dim=-1).flatten(-2)
+            return torch.stack([own, neighbours], dim=-2)[..., None, :, :].to(self.precision)
         phases = torch.polar(torch.ones_like(angles), angles)[..., None, :]
-        phases = phases.to(torch.complex128 if self.precision == torch.float64 else torch.complex64)
-        return torch.view_as_real(phases) if self._real else phases
+        return phases.to(torch.complex128 if self.precision == torch.float64 else torch.complex64)
 
     def turn(self, x: Tensor, phases: Tensor) -> Tensor:
         """Rotate frames of queries or keys by their phases.
@@ -97,16 +100,14 @@ class WanRotary:
 
 
 def turn_pairs(x: Tensor, phases: Tensor) -> Tensor:
-    """Rotate frames `[B, F, T, H, D]` in real numbers; phases are `[..., F, T, 1, D/2, 2]`.
+    """Rotate frames `[B, F, T, H, D]` in real numbers; phases are `[..., F, T, 1, 2, D]`.
 
     (a, b) to (a cos - b sin, b cos + a sin): written so that a compiled kernel reads and writes in order.
     """
-    pairs = x.to(phases.dtype).unflatten(-1, (-1, 2))
-    cosine, sine = phases[..., :1], phases[..., 1:]
-    sign = 2 * torch.arange(2, device=x.device) - 1
-    turned = pairs * cosine + pairs.flip(-1) * (sine * sign)
-    rotated: Tensor = turned.flatten(-2).to(x.dtype)
-    return rotated
+    wide = x.to(phases.dtype)
+    neighbours = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    rotated: Tensor = wide * phases[..., 0, :] + neighbours * phases[..., 1, :]
+    return rotated.to(x.dtype)
 
 
 def _frequencies(width: int) -> Tensor:

@@ -21,7 +21,6 @@ from tetherflow_backbones.causal_wan.block import (
     AttentionCache,
     Block,
     Glue,
-    Keep,
     LayerNorm,
     modulate,
 )
@@ -130,7 +129,7 @@ class CausalWanTransformer(nn.Module):
         Of the last block only keys and values are computed.
         """
         x, time, _ = self._embed(latents, timesteps)
-        self._run(x, self._modulation(time), text, cache, cache.keep)
+        self._run(x, self._modulation(time), text, cache, keeps=True)
 
     def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Tokens `[B, F*T, dim]`, embedded times `[B, F, dim]`, and a frame's rows and columns of tokens."""
@@ -147,26 +146,35 @@ class CausalWanTransformer(nn.Module):
         return by_frame
 
     def _run(
-        self, x: Tensor, time: Tensor, text: TextKeysValues, cache: AttentionCache, keep: Keep | None = None
+        self, x: Tensor, time: Tensor, text: TextKeysValues, cache: AttentionCache, *, keeps: bool = False
     ) -> Tensor:
-        """Tokens after all blocks; if the last one's keys and values are but to be kept, those before it."""
+        """Tokens after all blocks; if an engine is but to keep the last one's keys and values, before it."""
         blocks, last = list(self._blocks()), self.arch.num_layers - 1
+        engine = cache if isinstance(cache, CacheEngine) else None
         glue = self._glue
         if glue is None or glue.frames != time.shape[1]:
-            for layer, block in enumerate(blocks[:last] if keep else blocks):
+            for layer, block in enumerate(blocks[:last] if keeps else blocks):
                 x = block(x, time, layer, text[layer], cache)
-            if keep:
-                keep(last, *blocks[last].before(x, time))
+            if keeps and engine is not None:
+                packed = blocks[last].before(x, time)
+                engine.keep(last, *blocks[last].self_attn.unpacked(packed))
             return x
-        entering = glue.before(blocks[0], x, time)
+
+        def attend(layer: int, packed: Tensor) -> Tensor:
+            projections = blocks[layer].self_attn
+            if engine is not None:
+                return engine.attend_packed(layer, packed, projections)
+            return cache.attend(layer, *projections.unpacked(packed))
+
+        packed = glue.before(blocks[0], x, time)
         for layer, (block, after) in enumerate(pairwise(blocks)):
-            x, query = glue.between(block, x, cache.attend(layer, *entering), time)
-            x, entering = glue.join(block, after, x, block.attention(query, *text[layer]), time)
-        if keep:
-            keep(last, *entering)
-            return x
+            x, query = glue.between(block, x, attend(layer, packed), time)
+            x, packed = glue.join(block, after, x, block.attention(query, *text[layer]), time)
         block = blocks[last]
-        x, query = glue.between(block, x, cache.attend(last, *entering), time)
+        if keeps and engine is not None:
+            engine.keep_packed(last, packed, block.self_attn)
+            return x
+        x, query = glue.between(block, x, attend(last, packed), time)
         return glue.after(block, x, block.attention(query, *text[last]), time)
 
     def _blocks(self) -> Iterator[Block]:
