@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+Work = Callable[[], None]
+
 
 class Beside:
     """A second stream, for what would otherwise hold up a chain of small kernels.
@@ -24,6 +26,8 @@ class Beside:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         self._read: list[Tensor] = []
+        self._later: list[Work] = []
+        self._done: list[Work] = []  # what it read must not be freed before it is joined
         self._busy = False
 
     @contextmanager
@@ -44,6 +48,26 @@ class Beside:
         with torch.cuda.stream(self._stream):
             yield
 
+    def later(self, work: Work) -> None:
+        """Do some work beside what follows the next `launch`: what reads much slows down what else does.
+
+        Args:
+            work: launches it; what it reads stays as it is until then.
+        """
+        if self._on:
+            self._later.append(work)
+        else:
+            work()
+
+    def launch(self) -> None:
+        """Launch what was left for later, beside what follows."""
+        works, self._later = self._later, []
+        if works:
+            with self():
+                for work in works:
+                    work()
+            self._done.extend(works)
+
     def mark(self) -> Callable[[], None]:
         """What lets the first stream wait for what has been launched beside it so far, and no longer."""
         if not self._busy or self._stream is None:
@@ -52,7 +76,8 @@ class Beside:
         return lambda: torch.cuda.current_stream(self._device).wait_event(done)
 
     def join(self) -> None:
-        """Let what follows wait for all that was launched beside it."""
+        """Let what follows wait for all that was launched beside it, or left for later."""
+        self.launch()
         # What was made beside may be freed from here on: the next piece waits for those that read it.
         if self._busy and self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
@@ -62,6 +87,8 @@ class Beside:
         """Let go of what was launched beside, because it has been waited for, or none of it is computed."""
         self._busy = False
         self._read.clear()
+        self._later.clear()
+        self._done.clear()
 
 
 def _nothing() -> None:

@@ -15,23 +15,25 @@ from tetherflow.errors import TetherflowError
 Failure = Callable[[], TetherflowError]
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Condition:
     """That numbers lie between two others.
 
     Attributes:
-        low: the least of them, a scalar; NaN if one of them is.
-        high: the largest.
         above: what each must exceed.
         below: what each must stay under.
         failure: makes the error if they do not.
+        extremes: the least and the largest, scalars, NaN if one of them is; none before they are found.
     """
 
-    low: Tensor
-    high: Tensor
     above: float
     below: float
     failure: Failure
+    extremes: tuple[Tensor, ...] = ()
+
+    def look(self, x: Tensor) -> None:
+        """Find the extremes of `x`."""
+        self.extremes = x.aminmax()
 
     def holds(self, low: float, high: float) -> bool:
         """Whether it holds, the two extremes being on the host."""
@@ -47,8 +49,7 @@ class Checks:
 
     Args:
         strict: whether to check at once.
-        beside: finds the extremes of deferred ones, which nothing waits for; whoever launches work beside
-            joins it.
+        beside: finds the extremes of deferred ones, which nothing waits for.
     """
 
     def __init__(self, *, strict: bool, beside: Beside | None = None) -> None:
@@ -64,10 +65,16 @@ class Checks:
 
         Reads `x` once: its extremes are NaN if any element is. A comparison would make tensors of its size.
         """
-        if x.numel():
-            with self._beside(x):
-                low, high = x.aminmax()
-            self._add(Condition(low, high, above, below, failure))
+        if not x.numel():
+            return
+        condition = Condition(above, below, failure)
+        if not self.strict:
+            self._beside.later(lambda: condition.look(x))
+            self._pending.append(condition)
+            return
+        condition.look(x)
+        if not condition.holds(*(extreme.item() for extreme in condition.extremes)):
+            raise failure()
 
     def finite(self, x: Tensor, failure: Failure) -> None:
         """Raise `failure()` unless all of `x` is finite, likewise."""
@@ -95,12 +102,12 @@ class Checks:
         self._flying, self._pending = self._pending, []
         found: dict[torch.dtype, list[Tensor]] = {}
         for condition in self._flying:
-            found.setdefault(condition.low.dtype, []).extend((condition.low, condition.high))
+            found.setdefault(condition.extremes[0].dtype, []).extend(condition.extremes)
         for dtype, extremes in found.items():
             sent = torch.stack(extremes)
             host = torch.empty(sent.shape, dtype=dtype, pin_memory=sent.is_cuda)
             self._extremes[dtype] = host.copy_(sent, non_blocking=True)
-        if any(condition.low.is_cuda for condition in self._flying):
+        if any(condition.extremes[0].is_cuda for condition in self._flying):
             self._copied = torch.cuda.Event()
             self._copied.record()
 
@@ -112,14 +119,6 @@ class Checks:
         numbers = {dtype: iter(extremes.tolist()) for dtype, extremes in self._extremes.items()}
         self._extremes = {}
         for condition in flying:
-            mine = numbers[condition.low.dtype]
+            mine = numbers[condition.extremes[0].dtype]
             if not condition.holds(next(mine), next(mine)):
                 raise condition.failure()
-
-    def _add(self, condition: Condition) -> None:
-        if not self.strict:
-            self._pending.append(condition)
-            return
-        self._beside.join()
-        if not condition.holds(condition.low.item(), condition.high.item()):
-            raise condition.failure()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -239,7 +240,9 @@ class CacheEngine(CacheState):
         turned: Tensor | None = None
         with self.beside(query, key, value) if decides else nullcontext():
             if stays:  # before memory is decided, since its stages may read them
-                store.take_in(range(self._history, self.held), key.flatten(1, 2), value)
+                slots = range(self._history, self.held)
+                store.take_in(slots, key.flatten(1, 2), value)
+                self.beside.later(partial(store.pool, slots.start, slots.stop))
             if not (decides and uses.place):  # else the decision may place the chunk elsewhere
                 turned = self._write(layer, query, key, None if stays else value)
         written = self.beside.mark()
@@ -251,6 +254,7 @@ class CacheEngine(CacheState):
         if turned is None:
             turned = self._write(layer, query, key, None if stays else value)
         written()
+        self.beside.launch()
         return view, query, turned
 
     def _decides(self, layer: int) -> bool:

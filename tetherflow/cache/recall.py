@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import attrs
 import torch
@@ -98,8 +98,7 @@ def recall(
         return Decision(selection, losers, dropped)
     store.book.move(newcomers, targets, statistics=False)
     store.place(targets, edited)  # at once to where they go, which spares a copy
-    with site.beside(edited, targets):
-        store.know(targets, edited)
+    site.beside.later(partial(store.know, targets, edited))
     return Decision(selection, losers, dropped)
 
 

@@ -156,10 +156,9 @@ class LayerStore:
         take_into(self.waiting(slots.shape[1]), self.units, self.book.row, slots, lead=1)
 
     def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
-        """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row, and their statistics."""
+        """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row; `pool` should follow."""
         held = (buffer[:, slots.start : slots.stop].flatten(1, 2) for buffer in (self.keys, self.values))
         self.fuse(_copy)(keys, values, *held)
-        self.pool(slots.start, slots.stop)
 
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""

@@ -92,6 +92,7 @@ class GraphedTransformer:
         recording.latents.copy_(latents)
         recording.timesteps.copy_(timesteps)
         recording.graph.replay()
+        self._recorder.free()
         return recording.flow.clone()  # the next pass overwrites it
 
     def remember(self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine) -> None:
@@ -106,6 +107,7 @@ class GraphedTransformer:
         if not settled or cache.checks.strict or cache.phase in self._launched:
             compute()
             return
+        cache.join()  # a recording cannot wait for what is none of it
         back = cache.retake()
         try:
             graph, _ = self._recorder.record(compute, shared=True)
@@ -134,6 +136,7 @@ class GraphedTransformer:
             self._recorder.keep(known.graph)
             self._recording = None  # frees the memory of the one before
         latents, timesteps = latents.clone(), timesteps.clone()
+        cache.join()  # a recording cannot wait for what is none of it
         try:
             graph, flow = self._recorder.record(lambda: self._transformer(latents, timesteps, text, cache))
         except RuntimeError as error:
@@ -196,7 +199,12 @@ class _Recorder:
         event = torch.cuda.Event()
         event.record()
         self._kept.append((event, graph))
-        # To free one that has branches, the driver waits for the device: so many at once, and seldom.
+
+    def free(self) -> None:
+        """Free what has been computed, if that is much; to be called when the next launch is soon to follow.
+
+        For a graph that has branches, the driver waits until the device has done all that it has been given.
+        """
         if len(self._kept) >= _MOST_KEPT:
             self._kept = [kept for kept in self._kept if not kept[0].query()]
 
