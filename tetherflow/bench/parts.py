@@ -26,8 +26,8 @@ order; rotation of queries and keys, and writing keys and values to slots; and t
 with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
-_ENGINE: Final = ("begin", "attend", "keep", "end")
-_ROTATION: Final = ("begin", "write", "rotate", "turn")
+_ENGINE: Final = ("begin", "attend", "attend_packed", "keep", "keep_packed", "end")
+_ROTATION: Final = ("begin", "write", "write_packed", "unpacked", "rotate", "turn")
 
 
 @torch.inference_mode()

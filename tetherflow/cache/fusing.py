@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+_VARIANTS: Final = 64
+"""Shapes for which a function may be compiled in one process."""
 
 
 class Fuse(Protocol):
@@ -31,4 +35,8 @@ def compiled(function: Function, /) -> Function:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)
+    # A kernel for any number of units takes up to twice as long as one for 14. A rollout has few; past
+    # the limit, torch computes step by step and says so.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _VARIANTS)
+    return torch.compile(function, dynamic=False)

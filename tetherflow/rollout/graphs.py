@@ -158,7 +158,7 @@ class _Recorder:
     """Records passes without waiting for the device, and keeps what it may yet have to launch."""
 
     def __init__(self) -> None:
-        self._stream: torch.cuda.Stream | None = None
+        self._streams: dict[bool, torch.cuda.Stream] = {}
         self._pool: Any = None
         self._newest: torch.cuda.CUDAGraph | None = None  # the pool lives as long as one of its graphs
         self._kept: list[tuple[torch.cuda.Event, torch.cuda.CUDAGraph]] = []
@@ -173,12 +173,14 @@ class _Recorder:
             shared: whether what it allocates may lie where that of earlier shared ones lay and is free now;
                 they are to be launched once each, in the order in which they were recorded.
         """
-        if self._stream is None:
-            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        if self._pool is None:
+            # A decision's small kernels go before what is done beside them (`cache.beside`), not after.
+            self._streams = {False: torch.cuda.Stream(), True: torch.cuda.Stream(priority=-1)}
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Not `torch.cuda.graph`, which would wait for the device and collect garbage each time. Other threads
         # may allocate and copy meanwhile: only what this one does must be recordable.
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._streams[shared]):
             graph.capture_begin(self._pool if shared else None, capture_error_mode="thread_local")
             try:
                 result = compute()
