@@ -66,6 +66,15 @@ def test_within_a_limit_that_is_far_off_numbers_keep_three_bits(
     assert bool(((quantised.float() * scale - x).abs() <= allowed).all())
 
 
+def test_a_limit_of_few_bits_scales_as_it_is() -> None:
+    weight = torch.tensor([[0.3, -0.3, 0.15]]).bfloat16()
+    quantised, scale = quantise_within(weight, weight.abs().amax())
+    assert float(quantised.float().amax()) == LARGEST
+    assert float(scale) == pytest.approx(float(weight[0, 0]) / LARGEST)
+    nothing, _ = quantise_within(torch.zeros(2), torch.zeros(()))
+    assert not nothing.float().any()
+
+
 @given(st.integers(1, 4), st.booleans(), st.floats(-8, 8), st.integers(0, 2**31))
 def test_no_output_exceeds_the_limit(rows: int, bias: bool, magnitude: float, seed: int) -> None:
     torch.manual_seed(seed)

@@ -95,7 +95,7 @@ class Remembering(Protocol):
     """A transformer that can spare what a context pass computes after its last keys and values."""
 
     def remember(self, latents: Tensor, timesteps: Tensor, text: Any, cache: Any) -> None:
-        """Take clean latents into the cache as calling does, with `cache.keep` in the last layer."""
+        """Take clean latents into a `CacheEngine` as calling does, with its `keep` in the last layer."""
         ...
 
 

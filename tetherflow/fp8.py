@@ -30,13 +30,14 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def quantise_within(x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """A tensor scaled so that `limit`, which it does not exceed, is the largest number of e4m3.
 
-    The limit need not be near: what is a thousand times smaller keeps its three bits.
+    The limit need not be near: what is a thousand times smaller keeps its three bits. But one number that is
+    far larger than the others takes bits from all of them, in every sample of a batch.
 
     Returns:
         The tensor, e4m3, and what it must be multiplied by, a float32 scalar.
     """
-    scale = limit.float() / LARGEST
-    return (x.float() * (LARGEST / limit)).clamp(-LARGEST, LARGEST).to(FP8), scale
+    wide = limit.float().clamp(min=1e-12)
+    return (x.float() * (LARGEST / wide)).clamp(-LARGEST, LARGEST).to(FP8), wide / LARGEST
 
 
 def scaled_product(
@@ -134,7 +135,7 @@ class Fp8LinearWithin(nn.Module):
         super().__init__()
         self.in_features, self.out_features = _checked(linear)
         whole = linear.weight.detach()
-        weight, scale = quantise_within(whole, whole.abs().amax().clamp(min=1e-12))
+        weight, scale = quantise_within(whole, whole.abs().amax())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())

@@ -74,7 +74,7 @@ class StageHooks:
         """Change the newcomers' keys and values before they enter memory; editors run in recipe order.
 
         Args:
-            draft: copies of the newcomers, to be changed in place, with the trusted pool's statistics.
+            draft: the newcomers, to be changed in place, with the trusted pool's statistics.
         """
 
     @hookspec(firstresult=True)

@@ -137,6 +137,8 @@ class Pipeline:
             total = score.float() if total is None else total + score.float()
         if total is None:
             total = torch.zeros_like(candidates.origins, dtype=torch.float32)
+        elif len(self.scorers) == 1:
+            total = total.clone()  # a selector may mask it, and the score is yet to be checked
         return total, scores
 
     def select(
@@ -157,7 +159,8 @@ class Pipeline:
             self._call(stage, "edit", draft, checks, draft=draft)
             fail = _failure(stage, "edit", draft)
             for name, tensor in (("keys", draft.keys), ("values", draft.values)):
-                units_of(tensor, name, "the draft's", like.shape, like, fail, checks)
+                more = stage is not self.editors[-1]  # that are to edit the same draft
+                units_of(tensor, name, "the draft's", like.shape, like, fail, checks, changes=more)
 
     def merge(self, bank: Bank, checks: Checks) -> None:
         """Run the merger on copies of the bank."""

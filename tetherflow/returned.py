@@ -149,9 +149,17 @@ def revision_of(value: object, slots: Slots, fail: Fail, checks: Checks) -> Revi
 
 
 def units_of(
-    value: object, name: str, whose: str, shape: Sequence[int], like: Tensor, fail: Fail, checks: Checks
+    value: object,
+    name: str,
+    whose: str,
+    shape: Sequence[int],
+    like: Tensor,
+    fail: Fail,
+    checks: Checks,
+    *,
+    changes: bool = False,
 ) -> None:
-    """Check keys or values of some shape, of the type and on the device of `like`."""
+    """Check keys or values of some shape, of the type and on the device of `like`; see `Checks.between`."""
     at_home = isinstance(value, Tensor) and value.device == like.device
     if (
         not isinstance(value, Tensor)
@@ -161,7 +169,7 @@ def units_of(
     ):
         expected = f"{like.dtype} {list(shape)} on {like.device}"
         raise fail(f"made {whose} {name} {kind_of(value)}; expected {expected}")
-    checks.finite(value, lambda: fail(f"made {name} that are not finite"))
+    checks.finite(value, lambda: fail(f"made {name} that are not finite"), changes=changes)
 
 
 def metadata_of(

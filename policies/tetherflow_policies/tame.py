@@ -64,7 +64,10 @@ def blend(
     gain = scale * tau + (1 - tau)
     target = mean.lerp(trusted_mean[:, None], tau)
     centred = x - mean[:, :, None]  # float32, whatever x is; rounded to its type at the end only
-    torch.addcmul(target[:, :, None], centred, gain[:, :, None], out=x)
+    if torch.compiler.is_compiling():  # which takes no `out` that is not one piece of memory
+        x.copy_(torch.addcmul(target[:, :, None], centred, gain[:, :, None]))
+    else:
+        torch.addcmul(target[:, :, None], centred, gain[:, :, None], out=x)
 
 
 EPS = 1e-6

@@ -12,6 +12,7 @@ from tests.cache.drive import Sizes, assert_same, contents
 from tests.cache.plugins import DrawSelector, ScatterEvictor, tethercache
 from tetherflow import Candidates, Evictor, Layout, Scorer, Slots, When, hookimpl
 from tetherflow.cache import CacheEngine, Phase
+from tetherflow.cache.interfaces import Positions
 from tetherflow.errors import LayoutError, StageError, TetherflowError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing.script import attend, run, write_script
@@ -343,12 +344,23 @@ class HalvesQueries:
 
 @pytest.mark.parametrize("when", ["begin", "first-pass", "commit"])
 @pytest.mark.parametrize("share_rotated", [False, True])
-def test_packed_tensors_are_normalised_before_anything_sees_them(when: When, share_rotated: bool) -> None:
+@pytest.mark.parametrize("positions", ["block-relative", "absolute"])
+def test_packed_tensors_are_normalised_before_anything_sees_them(
+    when: When, share_rotated: bool, positions: Positions
+) -> None:
     sizes = Sizes(layers=3)
     scorer = KeyNorm() if when == "begin" else Relevance()
     policy = Pipeline(RecallWindow(RecallWindow.Options(when=when)), [scorer], TopM(), [Tame()])
     engines = [
-        CacheEngine(sizes.shape, Layout(1, 3, 4), policy, sizes.rotary, share_rotated=share_rotated)
+        CacheEngine(
+            sizes.shape,
+            Layout(1, 3, 4),
+            policy,
+            sizes.rotary,
+            batch=2,
+            positions=positions,
+            share_rotated=share_rotated,
+        )
         for _ in range(2)
     ]
 
@@ -371,7 +383,7 @@ def test_packed_tensors_are_normalised_before_anything_sees_them(when: When, sha
             if step == 2:
                 for engine in engines:
                     engine.commit()
-            generators = [torch.Generator().manual_seed(10 * chunk + step)]
+            generators = [torch.Generator().manual_seed(100 * row + 10 * chunk + step) for row in range(2)]
             assert_same(*one(sizes.random_pass(generators, 2), step == 2))
         for engine in engines:
             engine.end()

@@ -49,14 +49,14 @@ def test_cut_fills_whole_waves_and_visits_fewer_keys(
     cut = cut_of(queries, keys, heads, at_once)
     if cut is None:
         return
-    assert (keys % cut.pieces, cut.rows % TILE) == (0, 0)
-    assert cut.rows < queries
+    assert (keys % cut.pieces, cut.whole % TILE) == (0, 0)
+    assert cut.whole < queries
 
     def visited(rows: int, pieces: int = 1) -> int:
         """Keys that a device visits which finishes blocks at the same pace, `at_once` of them at a time."""
         return -(-(-(-rows // TILE) * heads * pieces) // at_once) * -(-keys // pieces)
 
-    assert visited(cut.rows) + visited(queries - cut.rows, cut.pieces) < visited(queries)
+    assert visited(cut.whole) + visited(queries - cut.whole, cut.pieces) < visited(queries)
 
 
 def test_full_cache_of_the_published_model_on_an_h100() -> None:

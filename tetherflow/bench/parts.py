@@ -22,8 +22,8 @@ ROTATION: Final = "rotation"
 REST: Final = "products and glue"
 PARTS: Final = (ATTENTION, PROMPT, POLICY, CACHE, ROTATION, REST)
 """Attention on the cache and on the prompt; hooks of the policy's stages; what the engine copies and keeps in
-order; rotation of queries and keys, and writing keys and values to slots; and the transformer's products
-with what lies between them."""
+order; normalising and rotating queries and keys, and writing keys and values to slots; and the
+transformer's products with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
 _ENGINE: Final = ("begin", "attend", "attend_packed", "keep", "keep_packed", "end")

@@ -219,7 +219,7 @@ def _product(kind: str, session: Session, shape: Shape, calls: int) -> Floor:
             seconds_of(partial(scaled_product, *small, *small_weight, bias, session.dtype), session.device)
             for small, small_weight in (
                 (quantise_rows(x), quantise_rows(weight)),
-                (quantise_within(x, x.amax()), quantise_within(weight, weight.amax())),
+                (quantise_within(x, x.abs().amax()), quantise_within(weight, weight.abs().amax())),
             )
         )
     else:

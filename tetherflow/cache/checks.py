@@ -60,25 +60,36 @@ class Checks:
         self._extremes: dict[torch.dtype, Tensor] = {}  # of those that fly: low, high, low, …, on the host
         self._copied: torch.cuda.Event | None = None
 
-    def between(self, x: Tensor, above: float, below: float, failure: Failure) -> None:
+    def between(
+        self, x: Tensor, above: float, below: float, failure: Failure, *, changes: bool = False
+    ) -> None:
         """Raise `failure()` unless `above` < x < `below` everywhere: now, or after the next chunk.
 
         Reads `x` once: its extremes are NaN if any element is. A comparison would make tensors of its size.
+
+        Args:
+            x: looked at beside what follows, so it must not change before the decision is made.
+            above: what each element must exceed.
+            below: what each must stay under.
+            failure: makes the error.
+            changes: whether it may change, so that it is looked at first.
         """
         if not x.numel():
             return
         condition = Condition(above, below, failure)
-        if not self.strict:
+        if not self.strict and not changes:
             self._beside.later(lambda: condition.look(x))
             self._pending.append(condition)
             return
         condition.look(x)
-        if not condition.holds(*(extreme.item() for extreme in condition.extremes)):
+        if not self.strict:
+            self._pending.append(condition)
+        elif not condition.holds(*(extreme.item() for extreme in condition.extremes)):
             raise failure()
 
-    def finite(self, x: Tensor, failure: Failure) -> None:
+    def finite(self, x: Tensor, failure: Failure, *, changes: bool = False) -> None:
         """Raise `failure()` unless all of `x` is finite, likewise."""
-        self.between(x, -math.inf, math.inf, failure)
+        self.between(x, -math.inf, math.inf, failure, changes=changes)
 
     def distinct(self, ordered: Tensor, failure: Failure) -> None:
         """Raise `failure()` if a row of `ordered` `[B, n]`, which ascends, repeats a number, likewise."""

@@ -391,6 +391,7 @@ class CacheEngine(CacheState):
         Raises:
             TetherflowError: The snapshot is of an engine of another shape.
         """
+        self.join()  # nothing of before may yet write to what is restored
         super().restore(state)
         self.phase = Phase.IDLE
         self._pending, self._hidden, self._rewriting = 0, 0, False

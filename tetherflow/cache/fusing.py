@@ -7,12 +7,14 @@ from functools import cache
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 _VARIANTS: Final = 64
-"""Shapes for which a function may be compiled in one process."""
+"""Shapes for which a function may be compiled in one process; past them it goes step by step. Torch's own
+limit is lower, and holds for the whole process."""
 
 
 class Fuse(Protocol):
@@ -35,8 +37,16 @@ def compiled(function: Function, /) -> Function:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # A kernel for any number of units takes up to twice as long as one for 14. A rollout has few; past
-    # the limit, torch computes step by step and says so.
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _VARIANTS)
-    return torch.compile(function, dynamic=False)
+    in_one = torch.compile(function)
+
+    def fused(*arguments: Any, **named: Any) -> Any:
+        # A kernel for any number of units takes up to twice as long as one for 14, and a rollout has few
+        # numbers. Python's own numbers, which a schedule may move, may still vary.
+        for argument in (*arguments, *named.values()):
+            if isinstance(argument, Tensor):
+                torch._dynamo.mark_static(argument)
+        return in_one(*arguments, **named)
+
+    return fused

@@ -39,7 +39,7 @@ class Placing:
     ) -> None:
         self.rotary = rotary
         self.parts = layout.parts
-        self._frame = shape.tokens
+        self._frame_tokens = shape.tokens
         self.positions = positions
         self.device = device
         self.fuse = fuse
@@ -90,7 +90,7 @@ class Placing:
         self, packed: Tensor, norms: Norms, phases: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """The same for queries, keys and values in one tensor `[B, F*T, 3, H, D]`, normalised here."""
-        return self.fuse(_write_packed)(self.rotary, packed, norms, phases, keys, values, self._frame)
+        return self.fuse(_write_packed)(self.rotary, packed, norms, phases, keys, values, self._frame_tokens)
 
     def unpacked(self, packed: Tensor, norms: Norms) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised queries, keys, and values `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""

@@ -94,11 +94,11 @@ def recall(
         return Decision(selection, losers, dropped)
     if edited is None or selection.weights is not None:
         store.book.move(newcomers, targets)
-        store.place(targets, store.waiting(newcomers.shape[1]))
+        store.write_units(targets, store.waiting_units(newcomers.shape[1]))
         return Decision(selection, losers, dropped)
     store.book.move(newcomers, targets, statistics=False)
-    store.place(targets, edited)  # at once to where they go, which spares a copy
-    site.beside.later(partial(store.know, targets, edited))
+    store.write_units(targets, edited)  # at once to where they go, which spares a copy
+    site.beside.later(partial(store.write_statistics, targets, edited))
     return Decision(selection, losers, dropped)
 
 
@@ -162,7 +162,7 @@ def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers, *,
     Units that wait past the budget are nobody else's, so that they are their own draft; others are copied.
     """
     store = site.store
-    units = store.waiting(newcomers.shape[1]) if waiting else store.read(newcomers)
+    units = store.waiting_units(newcomers.shape[1]) if waiting else store.read(newcomers)
     keys, values = units.unbind(dim=0)
     draft = Draft(
         layer=site.layer,

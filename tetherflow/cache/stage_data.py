@@ -100,11 +100,13 @@ class Candidates(Shown, OfUnits):
 
 @attrs.define(eq=False, kw_only=True)
 class Draft:
-    """Copies of the newcomers' keys and values, for editors to change before they enter memory.
+    """The newcomers' keys and values, for editors to change before they enter memory.
 
-    An editor changes `keys` and `values` in place or assigns new tensors of the same shape; the live cache is
-    out of its reach. All n newcomers are shown, so that shapes do not depend on the decision; the engine
-    writes back only those that were admitted.
+    They are where newcomers wait for the decision, or copies if memory is decided as the chunk begins:
+    nothing else reads them, and the next chunk's newcomers come to lie there. An editor changes `keys` and
+    `values` in place or assigns new tensors of the same shape; the rest of the cache is out of its reach. All
+    n newcomers are shown, so that shapes do not depend on the decision; only those that were admitted enter
+    memory.
 
     Attributes:
         layer: index of the transformer layer.

@@ -147,13 +147,13 @@ class LayerStore:
         """Copies of the keys and values in `slots` `[B, n]`, `[2, B, n, T, H, D]`."""
         return take(self.units, self.book.row, slots, lead=1)
 
-    def waiting(self, count: int) -> Tensor:
+    def waiting_units(self, count: int) -> Tensor:
         """Keys and values of the first pending units where they are, `[2, B, n, T, H, D]`."""
         return self.units[:, :, self.shape.budget : self.shape.budget + count]
 
     def set_aside(self, slots: Tensor) -> None:
         """Copy keys and values of the units in `slots` `[B, n]` to the first pending slots."""
-        take_into(self.waiting(slots.shape[1]), self.units, self.book.row, slots, lead=1)
+        take_into(self.waiting_units(slots.shape[1]), self.units, self.book.row, slots, lead=1)
 
     def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
         """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row; `pool` should follow."""
@@ -162,14 +162,14 @@ class LayerStore:
 
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
-        self.place(slots, units)
-        self.know(slots, units)
+        self.write_units(slots, units)
+        self.write_statistics(slots, units)
 
-    def place(self, slots: Tensor, units: Tensor) -> None:
+    def write_units(self, slots: Tensor, units: Tensor) -> None:
         """Of all that `write` writes, only keys and values; a slot's own unit may come from where it is."""
         put(self.units, self.book.row, slots, units, lead=1)
 
-    def know(self, slots: Tensor, units: Tensor) -> None:
+    def write_statistics(self, slots: Tensor, units: Tensor) -> None:
         """Note the statistics of the units `[2, B, n, T, H, D]` that are in `slots` `[B, n]`."""
         if self.book.moments is not None:
             self.book.keep(slots, self._statistics(units))
@@ -182,7 +182,7 @@ class LayerStore:
         Args:
             source: slots to read.
             target: slots to write.
-            rotated: whether the rotated keys go along; pending slots have none.
+            rotated: whether the rotated keys go along.
         """
         self.book.move(source, target)
         self.move_units(source, target)

@@ -27,11 +27,11 @@ class Cut:
     """How a call is cut.
 
     Attributes:
-        rows: queries that see all keys at once, the first ones.
+        whole: queries that see all keys at once, the first ones.
         pieces: into how many equal pieces the keys are cut for the other queries.
     """
 
-    rows: int
+    whole: int
     pieces: int
 
 
@@ -78,10 +78,10 @@ def in_whole_waves(
         if cut is None:
             return kernel(query, key, value)[0]
         parts, log_sums = kernel(
-            query[:, cut.rows :].expand(cut.pieces, -1, -1, -1),
+            query[:, cut.whole :].expand(cut.pieces, -1, -1, -1),
             *(x[0].unflatten(0, (cut.pieces, -1)) for x in (key, value)),
         )
-        first = kernel(query[:, : cut.rows], key, value)[0] if cut.rows else query[:, :0]
+        first = kernel(query[:, : cut.whole], key, value)[0] if cut.whole else query[:, :0]
         return joined(first, parts, log_sums)
 
     return attend

@@ -22,10 +22,12 @@ class Decoded:
     Attributes:
         tensor: where they are or will be, uint8 RGB `[B, n, 3, height, width]`; read it through the methods.
         ready: when they are there; None if they are.
+        copies: on which stream they are copied to the host; one of its own if omitted.
     """
 
     tensor: Tensor
     ready: torch.cuda.Event | None = None
+    copies: torch.cuda.Stream | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -47,8 +49,8 @@ class Decoded:
         device = self.tensor.device
         with torch.cuda.device(device):  # a new thread begins on the first one
             host = torch.empty(self.shape, dtype=self.tensor.dtype, pin_memory=True)
-            # A stream of its own: behind the decoder's, the copy would wait for the next chunk's decoding.
-            stream = torch.cuda.Stream(device)
+            # Not the decoder's, behind which the copy would wait for the next chunk's decoding.
+            stream = self.copies or torch.cuda.Stream(device)
             stream.wait_event(self.ready or torch.cuda.current_stream(device).record_event())
             with torch.cuda.stream(stream):
                 host.copy_(self.tensor, non_blocking=True)
@@ -72,7 +74,10 @@ class ChunkDecoder:
 
     def __init__(self, decoder: VideoDecoder, device: torch.device, *, beside: bool = True) -> None:
         self._decoder = decoder
-        self._stream = torch.cuda.Stream(device) if beside and device.type == "cuda" else None
+        beside = beside and device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if beside else None
+        # One for all chunks: torch has 32 streams, and a later one might be that of a pass being recorded.
+        self._copies = torch.cuda.Stream(device) if beside else None
         self._running: deque[torch.cuda.Event] = deque()
 
     def __call__(self, latents: Tensor) -> Decoded:
@@ -87,4 +92,4 @@ class ChunkDecoder:
             ready = self._stream.record_event()
         latents.record_stream(self._stream)
         self._running.append(ready)
-        return Decoded(frames, ready)
+        return Decoded(frames, ready, self._copies)

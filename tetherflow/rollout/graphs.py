@@ -201,6 +201,8 @@ class _Recorder:
         event = torch.cuda.Event()
         event.record()
         self._kept.append((event, graph))
+        if len(self._kept) >= 2 * _MOST_KEPT:  # no pass is replayed before which to free them
+            self.free()
 
     def free(self) -> None:
         """Free what has been computed, if that is much; to be called when the next launch is soon to follow.

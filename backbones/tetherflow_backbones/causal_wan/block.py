@@ -88,7 +88,10 @@ class SelfAttention(Projections):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated queries, keys and values of `x` `[B, L, dim]`, each `[B, L, heads, head_dim]`."""
-        return self.unpacked(self.packed(x))
+        if self.qkv is not None:
+            return self.unpacked(self.packed(x))
+        query, key, value = (self.split(linear(x)) for linear in (self.q, self.k, self.v))
+        return *self.normed(query, key), value
 
     def packed(self, x: Tensor) -> Tensor:
         """Queries, keys and values `[B, L, 3, heads, head_dim]`, the first two yet to be normalised."""
@@ -98,7 +101,7 @@ class SelfAttention(Projections):
         return packed
 
     def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `project` gives, of what `packed` gives."""
+        """Unrotated queries, keys and values, each `[B, L, heads, head_dim]`, of what `packed` gives."""
         query, key, value = packed.unbind(2)
         return *self.normed(query, key), value
 
@@ -144,14 +147,18 @@ class Block(nn.Module):
         cache: AttentionCache,
     ) -> Tensor:
         """Transform tokens `x` `[B, F*T, dim]`; `time` is `[B, F, 6, dim]`, one modulation a frame."""
-        attended = cache.attend(layer, *self.self_attn.unpacked(self.before(x, time)))
+        attended = cache.attend(layer, *self.self_attn.project(self.entering(x, time)))
         x, query = self.between(x, attended, time)
         return self.after(x, self.attention(query, *text), time)
 
     def before(self, x: Tensor, time: Tensor) -> Tensor:
         """What self-attention takes, in one tensor (`SelfAttention.packed`)."""
+        return self.self_attn.packed(self.entering(x, time))
+
+    def entering(self, x: Tensor, time: Tensor) -> Tensor:
+        """Tokens `[B, F*T, dim]` that self-attention projects."""
         shift, scale, *_ = self._modulation(time)
-        return self.self_attn.packed(modulate(self.norm1(x), shift, scale))
+        return modulate(self.norm1(x), shift, scale)
 
     def between(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens after self-attention, and what cross-attention takes of them."""

@@ -151,13 +151,14 @@ class CausalWanTransformer(nn.Module):
         """Tokens after all blocks; if an engine is but to keep the last one's keys and values, before it."""
         blocks, last = list(self._blocks()), self.arch.num_layers - 1
         engine = cache if isinstance(cache, CacheEngine) else None
+        if keeps and engine is None:
+            raise TypeError(f"a {type(cache).__name__} keeps nothing; only a CacheEngine does")
         glue = self._glue
         if glue is None or glue.frames != time.shape[1]:
             for layer, block in enumerate(blocks[:last] if keeps else blocks):
                 x = block(x, time, layer, text[layer], cache)
             if keeps and engine is not None:
-                packed = blocks[last].before(x, time)
-                engine.keep(last, *blocks[last].self_attn.unpacked(packed))
+                engine.keep(last, *blocks[last].self_attn.project(blocks[last].entering(x, time)))
             return x
 
         def attend(layer: int, packed: Tensor) -> Tensor:
