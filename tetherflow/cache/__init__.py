@@ -13,11 +13,12 @@ from tetherflow.cache.answers import (
     When,
 )
 from tetherflow.cache.attention import Attention, attention_for
-from tetherflow.cache.engine import CacheEngine, Phase
+from tetherflow.cache.engine import CacheEngine
 from tetherflow.cache.events import Event
-from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Uses
+from tetherflow.cache.interfaces import CacheShape, Norms, Policy, Positions, Rotary, Unit, Uses
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.newcomers import Newcomers
+from tetherflow.cache.passes import Phase
 from tetherflow.cache.slots import Slots
 from tetherflow.cache.stage_data import Bank, Candidates, Draft, Units
 from tetherflow.cache.statistics import Statistics
@@ -34,6 +35,7 @@ __all__ = [
     "Eviction",
     "Layout",
     "Newcomers",
+    "Norms",
     "Phase",
     "Placement",
     "Policy",

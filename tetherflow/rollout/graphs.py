@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tetherflow.backbone import Transformer, remember
-from tetherflow.cache.engine import CacheEngine, Phase
+from tetherflow.cache.engine import CacheEngine
+from tetherflow.cache.passes import Phase
 
 _EAGER_FIRST: Final = 4
 """Denoising passes of one kind that run as usual before one is recorded: kernels are compiled and chosen in

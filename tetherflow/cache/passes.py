@@ -1,0 +1,319 @@
+"""What a layer does in a pass: take in the chunk's keys and values, decide about memory, attend."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tetherflow.cache.answers import Selection
+from tetherflow.cache.attention import Attention
+from tetherflow.cache.beside import Beside
+from tetherflow.cache.checks import Checks
+from tetherflow.cache.fusing import Fuse
+from tetherflow.cache.interfaces import CacheShape, Norms, Policy, Positions, Rotary
+from tetherflow.cache.layout import Layout
+from tetherflow.cache.placing import Placing
+from tetherflow.cache.recall import recall
+from tetherflow.cache.revising import revise
+from tetherflow.cache.site import Site
+from tetherflow.cache.state import CacheState
+from tetherflow.cache.store import LayerStore
+from tetherflow.cache.viewing import View, look
+from tetherflow.errors import TetherflowError
+
+
+class Phase(enum.Enum):
+    """Where a chunk stands: idle between chunks, denoising, or in its context pass."""
+
+    IDLE = "idle"
+    DENOISE = "denoise"
+    COMMIT = "commit"
+
+
+class CachePasses(CacheState):
+    """The passes of a chunk, layer by layer; what goes on between passes is the engine's.
+
+    Args:
+        shape: the backbone's sizes.
+        layout: the regions, in units.
+        policy: decides what is recalled, how it is edited and what attention reads.
+        rotary: the backbone's rotary embedding.
+        batch: samples, B.
+        positions: how keys are positioned, unless the policy places them.
+        dtype: type of keys and values.
+        device: where they live.
+        strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
+        attention: computes attention over the view.
+        chunk_frames: frames of the largest chunk.
+        share_rotated: whether layers take turns with one buffer of rotated keys.
+        fuse: makes kernels of what is done to large tensors.
+    """
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        layout: Layout,
+        policy: Policy,
+        rotary: Rotary,
+        *,
+        batch: int,
+        positions: Positions,
+        dtype: torch.dtype,
+        device: torch.device,
+        strict: bool,
+        attention: Attention,
+        chunk_frames: int,
+        share_rotated: bool,
+        fuse: Fuse,
+    ) -> None:
+        super().__init__(
+            shape,
+            layout,
+            policy,
+            batch=batch,
+            positions=positions,
+            dtype=dtype,
+            device=device,
+            chunk_frames=chunk_frames,
+            share_rotated=share_rotated,
+            fuse=fuse,
+        )
+        self.shape = shape
+        self.policy = policy
+        self.rotary = rotary
+        self.positions = positions
+        self.attention = attention
+        self.beside = Beside(device)
+        self.checks = Checks(strict=strict, beside=self.beside)
+        self.phase = Phase.IDLE
+        self._rewriting = False  # whether the current chunk was there before
+        self._pending = 0  # evicted units that await a decision
+        self._decided: set[int] = set()  # layers in which it has been made
+        self._shared: Selection | None = None  # the decision that later layers share
+        self._committed: set[int] = set()  # layers whose context pass has run
+        self.placing = Placing(rotary, shape, layout, positions, device, fuse)
+        self._views: dict[int, View] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Take in one layer's keys and values of a pass, and attend over the layer's view.
+
+        Args:
+            layer: index of the layer.
+            query: unrotated, `[B, F*T, H, D]`.
+            key: unrotated, likewise.
+            value: likewise.
+
+        Returns:
+            The attended values `[B, F*T, H, D]`.
+
+        Raises:
+            StageError: The policy broke a rule.
+            TetherflowError: It is no time to attend, or the tensors are not this chunk's.
+        """
+        view, query, turned = self._take(layer, query, key, value)
+        out = view.read(self.layers[layer], self.held, turned, self.attention)
+        self._revise(layer, view, query)
+        return out
+
+    def attend_packed(self, layer: int, packed: Tensor, norms: Norms) -> Tensor:
+        """`attend` for queries and keys that are yet to be normalised, in the kernel that rotates them.
+
+        Args:
+            layer: index of the layer.
+            packed: queries, keys and values, as one product gives them, `[B, F*T, 3, H, D]`.
+            norms: normalises queries and keys.
+        """
+        if self.phase is Phase.COMMIT or self._decides(layer):  # they are looked at unrotated
+            return self.attend(layer, *self.placing.unpacked(packed, norms))
+        self._check_pass(layer, *packed.unbind(2))
+        store, view = self.layers[layer], self._views[layer]
+        if store.shared:
+            self.placing.rotate(store, range(self._history), view.placement)
+        turned = self.placing.write_packed(packed, norms, view.phases, *self._slots(store))
+        return view.read(store, self.held, turned, self.attention)
+
+    def keep(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Take in what `attend` does in the context pass, for a layer after which nothing is computed.
+
+        Raises:
+            StageError: The policy broke a rule.
+            TetherflowError: It is no context pass, or the tensors are not this chunk's.
+        """
+        self._expect(Phase.COMMIT, "keep")
+        view, query, _ = self._take(layer, query, key, value)
+        self._revise(layer, view, query)
+
+    def keep_packed(self, layer: int, packed: Tensor, norms: Norms) -> None:
+        """`keep` for queries and keys that are yet to be normalised (see `attend_packed`)."""
+        self.keep(layer, *self.placing.unpacked(packed, norms))
+
+    def pass_kind(self) -> Hashable | None:
+        """What the next denoising pass does, but for the values in its tensors and the policy's buffers.
+
+        Passes of equal kinds read and write the same memory in the same way, so that one that was recorded
+        (CUDA graphs) can stand for another.
+
+        Returns:
+            None if the pass may do what no other does: the context pass, one in which memory is decided or
+            rotated keys are made anew, or one whose heads read what the policy says.
+        """
+        if self.phase is not Phase.DENOISE:
+            return None
+        deciding = self._pending and self.policy.uses.recall == "first-pass"
+        if deciding and len(self._decided) < len(self.layers):
+            return None
+        views = self._views.values()
+        if any(view.groups for view in views) or any(store.shared for store in self.layers):
+            return None
+        # Where phases are made anew they may lie elsewhere.
+        return (self._history, self.held, *(view.phases.data_ptr() for view in views))
+
+    def join(self) -> None:
+        """Let what follows wait for what a pass has left to be done beside it (`cache.beside`)."""
+        self.beside.join()
+
+    def retake(self) -> Callable[[], None]:
+        """What takes the host back to before a pass, if nothing of the pass is computed after all."""
+        committed, decided, views = set(self._committed), set(self._decided), dict(self._views)
+        shared, dropped, orders = self._shared, list(self.dropped), [store.order for store in self.layers]
+        forget = self.checks.retake()
+
+        def back() -> None:
+            self._committed, self._decided, self._views = committed, decided, views
+            self._shared, self.dropped = shared, dropped
+            for store, order in zip(self.layers, orders, strict=True):
+                store.order = order
+            forget()
+            self.beside.forget()
+
+        return back
+
+    def _take(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[View, Tensor, Tensor]:
+        """Take in a pass's keys and values; returns what is read then, and queries by frame and rotated."""
+        self._check_pass(layer, query, key, value)
+        store, uses = self.layers[layer], self.policy.uses
+        query, key = (x.unflatten(1, (-1, self.shape.tokens)) for x in (query, key))  # by frame
+        stays = self.phase is Phase.COMMIT and store.rotated is not None
+        decides = self._decides(layer)
+        self.beside.join()  # what the layer before left to be done beside its attention
+        turned: Tensor | None = None
+        with self.beside(query, key, value) if decides else nullcontext():
+            if stays:  # before memory is decided, since its stages may read them
+                slots = range(self._history, self.held)
+                store.take_in(slots, key.flatten(1, 2), value)
+                self.beside.later(partial(store.pool, slots.start, slots.stop))
+            if not (decides and uses.place):  # else the decision may place the chunk elsewhere
+                turned = self._write(layer, query, key, None if stays else value)
+        written = self.beside.mark()
+        if decides:
+            self._decide(layer, query)
+        view = self._views[layer]
+        if store.shared:
+            self.placing.rotate(store, range(self._history), view.placement)
+        if turned is None:
+            turned = self._write(layer, query, key, None if stays else value)
+        written()
+        self.beside.launch()
+        return view, query, turned
+
+    def _decides(self, layer: int) -> bool:
+        """Whether this pass is the one in which a layer's memory is decided."""
+        now = self.phase is Phase.COMMIT or self.policy.uses.recall == "first-pass"
+        return now and self._pending > 0 and layer not in self._decided
+
+    def _write(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None) -> Tensor:
+        """Write a pass's rotated keys, and its values, to their slots; returns its rotated queries."""
+        store, phases = self.layers[layer], self._views[layer].phases
+        return self.placing.write(query, key, value, phases, *self._slots(store))
+
+    def _slots(self, store: LayerStore) -> tuple[Tensor, Tensor]:
+        """The chunk's slots of what attention reads and of values, each `[B, F*T, H, D]`."""
+        keys, values = (
+            buffer[:, self._history : self.held].flatten(1, 2) for buffer in (store.read_keys, store.values)
+        )
+        return keys, values
+
+    def _revise(self, layer: int, view: View, query: Tensor) -> None:
+        """Let the policy change a layer's units after its context pass."""
+        if self.policy.uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
+            revise(self._site(layer), view, query)
+
+    def _decide(self, index: int, query: Tensor) -> None:
+        """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
+        store, site = self.layers[index], self._site(index)
+        pending = self.waiting[: self._pending].expand(self.batch, -1)
+        decision = recall(site, pending, query, self._choice_for(index), moves=True)
+        self._decided.add(index)
+        self._share(index, decision.selection)
+        self.drop(index, decision.dropped)
+        store.sort(self.held)
+        changed = site.regions.memory
+        if self.policy.uses.merge:
+            changed = range(site.regions.bank.start, changed.stop)
+        self._views[index] = look(site, changed, self._views[index])
+
+    def _choice_for(self, index: int) -> Selection | None:
+        """What another layer has decided for this one, too; None if it decides alone.
+
+        Raises:
+            TetherflowError: That layer has not decided yet.
+        """
+        decides_at = self.policy.uses.decides_at
+        if decides_at is None or index <= decides_at:
+            return None
+        if self._shared is None:
+            raise TetherflowError(
+                f"layer {index} shares layer {decides_at}'s decision, which is still to come; layers must "
+                "attend in order"
+            )
+        return self._shared
+
+    def _share(self, index: int, selection: Selection | None) -> None:
+        if index == self.policy.uses.decides_at:
+            self._shared = selection
+
+    def _site(self, index: int, coming: int | None = None) -> Site:
+        """A layer with the current chunk in, or before a chunk of `coming` units."""
+        return Site(
+            layer=index,
+            chunk=self.chunk,
+            store=self.layers[index],
+            policy=self.policy,
+            checks=self.checks,
+            beside=self.beside,
+            placing=self.placing,
+            layout=self.layout,
+            regions=self.regions,
+            incoming=self._incoming if coming is None else coming,
+            current=range(self.held if coming is not None else self._history, self.held),
+            first_frame=self.frames_written - self._rewriting * self._incoming // self.layout.parts,
+            event=self._event,
+        )
+
+    def _check_pass(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Refuse what would go wrong in silence: shapes that broadcast, a second context pass."""
+        if self.phase is Phase.IDLE:
+            raise TetherflowError("attend was called between chunks; call begin first")
+        tokens = self._incoming // self.layout.parts * self.shape.tokens
+        expected = (self.batch, tokens, self.shape.heads, self.shape.head_dim)
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            if tensor.shape != expected:
+                raise TetherflowError(
+                    f"layer {layer}: the {name} is {list(tensor.shape)}; this chunk's is {list(expected)} "
+                    "(samples, frames x tokens, heads, head width)"
+                )
+        if self.phase is Phase.COMMIT:
+            if layer in self._committed:
+                raise TetherflowError(f"layer {layer} attends a second time in the context pass")
+            self._committed.add(layer)
+
+    def _expect(self, phase: Phase, call: str) -> None:
+        if self.phase is not phase:
+            raise TetherflowError(
+                f"{call} was called in phase '{self.phase.value}'; it belongs in '{phase.value}'"
+            )
