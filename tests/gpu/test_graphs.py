@@ -27,7 +27,15 @@ pytestmark = [
 CUDA = torch.device("cuda")
 PROMPTS = ["a red circle on a green field", "a blue square on a grey field"]
 RECIPES = ["fifo", "fifo-relative", "tethercache", "rolling-sink", "infinity-rope", "deep-forcing"]
-RECIPES += ["forcing-kv", "h2o", "fademem"]
+RECIPES += [
+    "forcing-kv",
+    "h2o",
+    "fademem",
+    "fademem-tame",
+    "grab-ema-sink",
+    "tethercache-ramp",
+    "tethercache-adaptive",
+]
 
 
 def session_for(recipe: Recipe) -> Session:
