@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -69,8 +70,43 @@ def scaled_product(
     )
 
 
-class Fp8Linear(nn.Module):
-    """A linear layer whose weight is kept, and whose product is computed, in e4m3, scaled by the row.
+class _Fp8(nn.Module):
+    """A linear layer whose weight is kept, and whose product is computed, in e4m3.
+
+    Args:
+        linear: the layer it stands in for; its weight is not kept.
+        quantise: gives the weight in e4m3, and its scale.
+
+    Raises:
+        KernelError: Its widths do not suit.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, quantise: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        if self.in_features % _MULTIPLE or self.out_features % _MULTIPLE:
+            raise KernelError(
+                f"a matrix of {self.out_features}x{self.in_features} does not suit fp8, whose widths are "
+                f"multiples of {_MULTIPLE}; use runtime.matmul: precision"
+            )
+        weight, scale = quantise(linear.weight.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def _product(self, x: Tensor, small: Tensor, scale: Tensor) -> Tensor:
+        """The product of `x` `[..., in]`, quantised to rows of some scale, of its type."""
+        out = scaled_product(small, scale, self.weight, self.scale, self.bias, x.dtype)
+        result: Tensor = out.unflatten(0, x.shape[:-1])
+        return result
+
+
+class Fp8Linear(_Fp8):
+    """A linear layer in e4m3, scaled by the row.
 
     The weight has a scale for each output, the input one for each token, found anew in every call. Each
     factor is rounded to 3 bits after the leading one, so a product of many terms is off by about 4 % of its
@@ -83,30 +119,19 @@ class Fp8Linear(nn.Module):
         KernelError: Its widths do not suit.
     """
 
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
     farthest: Tensor
     offset: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = _checked(linear)
-        weight, scale = quantise_rows(linear.weight.detach())
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-        farthest = (weight.float() * scale).abs().sum(dim=1).amax()
+        super().__init__(linear, quantise_rows)
+        farthest = (self.weight.float() * self.scale).abs().sum(dim=1).amax()
         self.register_buffer("farthest", farthest)
         offset = torch.zeros_like(farthest) if self.bias is None else self.bias.abs().amax().float()
         self.register_buffer("offset", offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """The product of `x` `[..., in]` with the weight, plus the bias: `[..., out]`, of x's type."""
-        rows, scale = quantise_rows(x.flatten(0, -2))
-        out = scaled_product(rows, scale, self.weight, self.scale, self.bias, x.dtype)
-        result: Tensor = out.unflatten(0, x.shape[:-1])
-        return result
+        return self._product(x, *quantise_rows(x.flatten(0, -2)))
 
     def limit(self, x: Tensor) -> Tensor:
         """What no number of `forward(x)` exceeds, a float32 scalar: max |x| · max Σ_i |w_i| + max |b|."""
@@ -114,7 +139,7 @@ class Fp8Linear(nn.Module):
         return quantise_rows(x.flatten(0, -2))[1].amax() * LARGEST * self.farthest + self.offset
 
 
-class Fp8LinearWithin(nn.Module):
+class Fp8LinearWithin(_Fp8):
     """A linear layer in e4m3 for inputs that are known not to exceed a limit.
 
     One scale each for the weight and the input spares looking for every token's largest number first, and is
@@ -127,40 +152,12 @@ class Fp8LinearWithin(nn.Module):
         KernelError: Its widths do not suit.
     """
 
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
-
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = _checked(linear)
-        whole = linear.weight.detach()
-        weight, scale = quantise_within(whole, whole.abs().amax())
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        super().__init__(linear, lambda weight: quantise_within(weight, weight.abs().amax()))
 
     def forward(self, x: Tensor, limit: Tensor) -> Tensor:
         """The product of `x` `[..., in]`, within a scalar limit, with the weight, plus the bias."""
-        small, scale = quantise_within(x.flatten(0, -2), limit)
-        out = scaled_product(small, scale, self.weight, self.scale, self.bias, x.dtype)
-        result: Tensor = out.unflatten(0, x.shape[:-1])
-        return result
-
-
-def _checked(linear: nn.Linear) -> tuple[int, int]:
-    """A layer's widths.
-
-    Raises:
-        KernelError: They do not suit.
-    """
-    inputs, outputs = linear.in_features, linear.out_features
-    if inputs % _MULTIPLE or outputs % _MULTIPLE:
-        raise KernelError(
-            f"a matrix of {outputs}x{inputs} does not suit fp8, whose widths are multiples of {_MULTIPLE}; "
-            "use runtime.matmul: precision"
-        )
-    return inputs, outputs
+        return self._product(x, *quantise_within(x.flatten(0, -2), limit))
 
 
 def require_fp8(device: torch.device, dtype: torch.dtype) -> None:

@@ -60,7 +60,7 @@ def test_what_is_left_for_later_changes_nothing(
     script = write_script(SIZES, [3] * 12, seeds=range(batch))
     records = []
     for kind in (Beside, Waits):
-        monkeypatch.setattr("tetherflow.cache.passes.Beside", kind)
+        monkeypatch.setattr("tetherflow.cache.engine.Beside", kind)
         engine = SIZES.engine(
             layout_of(read), pipeline_of(read), batch=batch, positions=read.cache.positions, strict=False
         )
@@ -72,7 +72,7 @@ def test_what_is_left_for_later_changes_nothing(
 
 def test_an_editor_is_not_blamed_for_the_next_ones_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both edit the same draft, and the first one's check may be answered after the second has run."""
-    monkeypatch.setattr("tetherflow.cache.passes.Beside", Waits)
+    monkeypatch.setattr("tetherflow.cache.engine.Beside", Waits)
 
     class Breaks(Editor):
         @hookimpl
@@ -87,7 +87,7 @@ def test_an_editor_is_not_blamed_for_the_next_ones_fault(monkeypatch: pytest.Mon
 
 
 def test_what_is_left_is_done_before_a_snapshot_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tetherflow.cache.passes.Beside", Waits)
+    monkeypatch.setattr("tetherflow.cache.engine.Beside", Waits)
     engine = SIZES.engine(Layout(1, 3, 4), tethercache(), strict=False)
     run(engine, write_script(SIZES, [3] * 5))
     state = engine.snapshot()

@@ -15,7 +15,7 @@ from tetherflow.cache.answers import (
 from tetherflow.cache.attention import Attention, attention_for
 from tetherflow.cache.engine import CacheEngine
 from tetherflow.cache.events import Event
-from tetherflow.cache.interfaces import CacheShape, Norms, Policy, Positions, Rotary, Unit, Uses
+from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Unpacks, Uses
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.passes import Phase
@@ -35,7 +35,6 @@ __all__ = [
     "Eviction",
     "Layout",
     "Newcomers",
-    "Norms",
     "Phase",
     "Placement",
     "Policy",
@@ -52,6 +51,7 @@ __all__ = [
     "Statistics",
     "Unit",
     "Units",
+    "Unpacks",
     "Uses",
     "When",
     "attention_for",

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 
 from tetherflow.cache.attention import PLAIN, Attention
+from tetherflow.cache.beside import Beside
 from tetherflow.cache.book import EMPTY
+from tetherflow.cache.checks import Checks
 from tetherflow.cache.events import FLUSH_KEEPS, Event
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, fitted
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.leaving import Departure, make_room
 from tetherflow.cache.passes import CachePasses, Phase
+from tetherflow.cache.placing import Placing
 from tetherflow.cache.viewing import look
 from tetherflow.errors import LayoutError, TetherflowError
 
@@ -74,18 +77,30 @@ class CacheEngine(CachePasses):
             shape,
             fitted(layout, policy, shape, unit, self.chunk_frames),
             policy,
-            rotary,
             batch=batch,
             positions=positions,
             dtype=dtype,
             device=torch.device(device),
-            strict=strict,
-            attention=attention,
             chunk_frames=self.chunk_frames,
             share_rotated=share_rotated,
             fuse=fuse,
         )
+        self.shape = shape
+        self.policy = policy
+        self.rotary = rotary
+        self.positions = positions
+        self.attention = attention
+        self.placing = Placing(rotary, shape, self.layout, positions, self.device, fuse)
+        self.beside = Beside(self.device)
+        self.checks = Checks(strict=strict, beside=self.beside)
+        self.phase = Phase.IDLE
+        self._rewriting = False
         self._hidden = 0  # units after a chunk that is written anew, out of sight meanwhile
+        self._pending = 0
+        self._decided = set()
+        self._shared = None
+        self._committed = set()
+        self._views = {}
 
     def begin(self, frames: int) -> None:
         """Make room for a chunk of `frames` latent frames, asking the policy what leaves.

@@ -86,11 +86,11 @@ class Rotary(Protocol):
         ...
 
 
-class Norms(Protocol):
-    """What a backbone puts queries and keys through before they are cached: a module of its own."""
+class Unpacks(Protocol):
+    """Takes apart what one product of a backbone gives: the module that computed it."""
 
-    def normed(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise queries and keys, both `[..., H, D]`."""
+    def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, normalised, and values, each `[B, L, H, D]`, of `[B, L, 3, H, D]`."""
         ...
 
 

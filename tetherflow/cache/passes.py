@@ -7,16 +7,13 @@ from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Selection
 from tetherflow.cache.attention import Attention
 from tetherflow.cache.beside import Beside
 from tetherflow.cache.checks import Checks
-from tetherflow.cache.fusing import Fuse
-from tetherflow.cache.interfaces import CacheShape, Norms, Policy, Positions, Rotary
-from tetherflow.cache.layout import Layout
+from tetherflow.cache.interfaces import CacheShape, Policy, Unpacks
 from tetherflow.cache.placing import Placing
 from tetherflow.cache.recall import recall
 from tetherflow.cache.revising import revise
@@ -36,68 +33,31 @@ class Phase(enum.Enum):
 
 
 class CachePasses(CacheState):
-    """The passes of a chunk, layer by layer; what goes on between passes is the engine's.
+    """The passes of a chunk, layer by layer; what goes on between them is the engine's, which makes all this.
 
-    Args:
+    Attributes:
         shape: the backbone's sizes.
-        layout: the regions, in units.
         policy: decides what is recalled, how it is edited and what attention reads.
-        rotary: the backbone's rotary embedding.
-        batch: samples, B.
-        positions: how keys are positioned, unless the policy places them.
-        dtype: type of keys and values.
-        device: where they live.
-        strict: whether to check plugins' results at once; otherwise a chunk late, without a stall.
         attention: computes attention over the view.
-        chunk_frames: frames of the largest chunk.
-        share_rotated: whether layers take turns with one buffer of rotated keys.
-        fuse: makes kernels of what is done to large tensors.
+        placing: rotates.
+        beside: does what a decision need not wait for.
+        checks: takes the conditions on what plugins return.
+        phase: where the chunk stands.
     """
 
-    def __init__(
-        self,
-        shape: CacheShape,
-        layout: Layout,
-        policy: Policy,
-        rotary: Rotary,
-        *,
-        batch: int,
-        positions: Positions,
-        dtype: torch.dtype,
-        device: torch.device,
-        strict: bool,
-        attention: Attention,
-        chunk_frames: int,
-        share_rotated: bool,
-        fuse: Fuse,
-    ) -> None:
-        super().__init__(
-            shape,
-            layout,
-            policy,
-            batch=batch,
-            positions=positions,
-            dtype=dtype,
-            device=device,
-            chunk_frames=chunk_frames,
-            share_rotated=share_rotated,
-            fuse=fuse,
-        )
-        self.shape = shape
-        self.policy = policy
-        self.rotary = rotary
-        self.positions = positions
-        self.attention = attention
-        self.beside = Beside(device)
-        self.checks = Checks(strict=strict, beside=self.beside)
-        self.phase = Phase.IDLE
-        self._rewriting = False  # whether the current chunk was there before
-        self._pending = 0  # evicted units that await a decision
-        self._decided: set[int] = set()  # layers in which it has been made
-        self._shared: Selection | None = None  # the decision that later layers share
-        self._committed: set[int] = set()  # layers whose context pass has run
-        self.placing = Placing(rotary, shape, layout, positions, device, fuse)
-        self._views: dict[int, View] = {}
+    shape: CacheShape
+    policy: Policy
+    attention: Attention
+    placing: Placing
+    beside: Beside
+    checks: Checks
+    phase: Phase
+    _rewriting: bool  # whether the current chunk was there before
+    _pending: int  # evicted units that await a decision
+    _decided: set[int]  # layers in which it has been made
+    _shared: Selection | None  # the decision that later layers share
+    _committed: set[int]  # layers whose context pass has run
+    _views: dict[int, View]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Take in one layer's keys and values of a pass, and attend over the layer's view.
@@ -120,21 +80,21 @@ class CachePasses(CacheState):
         self._revise(layer, view, query)
         return out
 
-    def attend_packed(self, layer: int, packed: Tensor, norms: Norms) -> Tensor:
+    def attend_packed(self, layer: int, packed: Tensor, source: Unpacks) -> Tensor:
         """`attend` for queries and keys that are yet to be normalised, in the kernel that rotates them.
 
         Args:
             layer: index of the layer.
             packed: queries, keys and values, as one product gives them, `[B, F*T, 3, H, D]`.
-            norms: normalises queries and keys.
+            source: the module that gave it.
         """
         if self.phase is Phase.COMMIT or self._decides(layer):  # they are looked at unrotated
-            return self.attend(layer, *self.placing.unpacked(packed, norms))
+            return self.attend(layer, *self.placing.unpacked(packed, source))
         self._check_pass(layer, *packed.unbind(2))
         store, view = self.layers[layer], self._views[layer]
         if store.shared:
             self.placing.rotate(store, range(self._history), view.placement)
-        turned = self.placing.write_packed(packed, norms, view.phases, *self._slots(store))
+        turned = self.placing.write_packed(packed, source, view.phases, *self._slots(store))
         return view.read(store, self.held, turned, self.attention)
 
     def keep(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -148,9 +108,9 @@ class CachePasses(CacheState):
         view, query, _ = self._take(layer, query, key, value)
         self._revise(layer, view, query)
 
-    def keep_packed(self, layer: int, packed: Tensor, norms: Norms) -> None:
+    def keep_packed(self, layer: int, packed: Tensor, source: Unpacks) -> None:
         """`keep` for queries and keys that are yet to be normalised (see `attend_packed`)."""
-        self.keep(layer, *self.placing.unpacked(packed, norms))
+        self.keep(layer, *self.placing.unpacked(packed, source))
 
     def pass_kind(self) -> Hashable | None:
         """What the next denoising pass does, but for the values in its tensors and the policy's buffers.

@@ -8,7 +8,7 @@ from torch import Tensor
 from tetherflow.cache.answers import Placement, Ranks
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import put, take
-from tetherflow.cache.interfaces import CacheShape, Norms, Positions, Rotary
+from tetherflow.cache.interfaces import CacheShape, Positions, Rotary, Unpacks
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.store import LayerStore
 
@@ -87,14 +87,14 @@ class Placing:
         return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values)
 
     def write_packed(
-        self, packed: Tensor, norms: Norms, phases: Tensor, keys: Tensor, values: Tensor
+        self, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """The same for queries, keys and values in one tensor `[B, F*T, 3, H, D]`, normalised here."""
-        return self.fuse(_write_packed)(self.rotary, packed, norms, phases, keys, values, self._frame_tokens)
+        return self.fuse(_write_packed)(self.rotary, packed, source, phases, keys, values, self._frame_tokens)
 
-    def unpacked(self, packed: Tensor, norms: Norms) -> tuple[Tensor, Tensor, Tensor]:
+    def unpacked(self, packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised queries, keys, and values `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""
-        return self.fuse(_unpacked)(packed, norms)
+        return self.fuse(_unpacked)(packed, source)
 
     def rotate(self, store: LayerStore, ranks: Ranks, placement: Placement | None) -> None:
         """Rotate the keys at some ranks into the copy that attention reads."""
@@ -132,15 +132,14 @@ def _turn(rotary: Rotary, x: Tensor, phases: Tensor) -> Tensor:
     return rotary.turn(x, phases)
 
 
-def _unpacked(packed: Tensor, norms: Norms) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = packed.unbind(2)
-    return *norms.normed(query, key), value
+def _unpacked(packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:
+    return source.unpacked(packed)
 
 
 def _write_packed(
-    rotary: Rotary, packed: Tensor, norms: Norms, phases: Tensor, keys: Tensor, values: Tensor, tokens: int
+    rotary: Rotary, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor, tokens: int
 ) -> Tensor:
-    query, key, value = _unpacked(packed, norms)
+    query, key, value = source.unpacked(packed)
     query, key = (x.unflatten(1, (-1, tokens)) for x in (query, key))
     return _write(rotary, query, key, value, phases, keys, values)
 
