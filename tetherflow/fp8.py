@@ -1,91 +1,76 @@
-"""Matrix products in 8-bit floating point, for transformers that stand the rounding."""
+"""Matrix products in 8-bit floating point, for transformers that stand the rounding.
+
+A tensor has one scale, made from a limit that is known before the tensor is: of layers after a norm, from how
+long a token can be. Numbers of e4m3 keep three bits after the leading one over four decimal orders, so that
+the limit need not be near, and nothing has to be looked at before it is rounded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from tetherflow.errors import KernelError
+from tetherflow.fp8_gelu import FP8, LARGEST, fuses, linear_gelu
 
-FP8: Final = torch.float8_e4m3fn
-LARGEST: Final = torch.finfo(FP8).max  # 448
 _MULTIPLE: Final = 16
 """Both widths of a matrix must be a multiple of it for the tensor cores."""
+_SMALLEST: Final = 1e-12
+"""A limit is at least this, so that zeros stay zeros."""
 
 
-def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of `x` `[N, width]` scaled to fill e4m3's range.
+def quantise(x: Tensor, limit: Tensor) -> Tensor:
+    """A tensor in e4m3, scaled so that `limit`, a float32 scalar, is e4m3's largest number.
 
-    Returns:
-        The rows, e4m3 `[N, width]`, and what each must be multiplied by, float32 `[N, 1]`.
+    What exceeds the limit becomes the limit. What is ten thousand times smaller keeps its three bits.
     """
-    wide = x.float()
-    # A row of zeros stays one: its scale only must not be zero.
-    scale = wide.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / LARGEST
-    return (wide / scale).clamp(-LARGEST, LARGEST).to(FP8), scale
-
-
-def quantise_within(x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """A tensor scaled so that `limit`, which it does not exceed, is the largest number of e4m3.
-
-    The limit need not be near: what is a thousand times smaller keeps its three bits. But one number that is
-    far larger than the others takes bits from all of them, in every sample of a batch.
-
-    Returns:
-        The tensor, e4m3, and what it must be multiplied by, a float32 scalar.
-    """
-    wide = limit.float().clamp(min=1e-12)
-    return (x.float() * (LARGEST / wide)).clamp(-LARGEST, LARGEST).to(FP8), wide / LARGEST
+    return (x.float() * (LARGEST / limit.clamp(min=_SMALLEST))).clamp(-LARGEST, LARGEST).to(FP8)
 
 
 def scaled_product(
-    rows: Tensor,
-    row_scale: Tensor,
-    weight: Tensor,
-    weight_scale: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
+    rows: Tensor, limit: Tensor, weight: Tensor, unit: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """Product of quantised rows `[N, width]` with a quantised weight `[out, width]`, `[N, out]`.
 
     Args:
         rows: e4m3.
-        row_scale: float32 `[N, 1]`, or a scalar if `weight_scale` is one.
+        limit: what the rows were quantised within, float32 scalar.
         weight: e4m3.
-        weight_scale: float32 `[out, 1]`, or a scalar.
+        unit: of both: limit times unit is what a product of two numbers must be multiplied by.
         bias: `[out]`, of type `dtype`.
         dtype: type of the result.
     """
     return torch._scaled_mm(
-        rows,
-        weight.t(),
-        scale_a=row_scale,
-        scale_b=weight_scale.t(),
-        bias=bias,
-        out_dtype=dtype,
-        use_fast_accum=True,
+        rows, weight.t(), scale_a=limit, scale_b=unit, bias=bias, out_dtype=dtype, use_fast_accum=True
     )
 
 
-class _Fp8(nn.Module):
+def unit_of(weight_limit: Tensor) -> Tensor:
+    """The `unit` of products with a weight that was quantised within a limit."""
+    return weight_limit.clamp(min=_SMALLEST) / LARGEST**2
+
+
+class Fp8Linear(nn.Module):
     """A linear layer whose weight is kept, and whose product is computed, in e4m3.
+
+    Each factor is rounded to 3 bits after the leading one, so a product of many terms is off by about 4 % of
+    its deviation.
 
     Args:
         linear: the layer it stands in for; its weight is not kept.
-        quantise: gives the weight in e4m3, and its scale.
 
     Raises:
         KernelError: Its widths do not suit.
     """
 
     weight: Tensor
-    scale: Tensor
+    unit: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, quantise: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         if self.in_features % _MULTIPLE or self.out_features % _MULTIPLE:
@@ -93,24 +78,33 @@ class _Fp8(nn.Module):
                 f"a matrix of {self.out_features}x{self.in_features} does not suit fp8, whose widths are "
                 f"multiples of {_MULTIPLE}; use runtime.matmul: precision"
             )
-        weight, scale = quantise(linear.weight.detach())
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
+        weight = linear.weight.detach()
+        limit = weight.abs().amax().float()
+        self.dtype = weight.dtype
+        self.register_buffer("weight", quantise(weight, limit))
+        self.register_buffer("unit", unit_of(limit))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
-    def _product(self, x: Tensor, small: Tensor, scale: Tensor) -> Tensor:
-        """The product of `x` `[..., in]`, quantised to rows of some scale, of its type."""
-        out = scaled_product(small, scale, self.weight, self.scale, self.bias, x.dtype)
-        result: Tensor = out.unflatten(0, x.shape[:-1])
-        return result
+    def forward(self, x: Tensor, limit: Tensor) -> Tensor:
+        """The product with the weight, plus the bias.
+
+        Args:
+            x: `[..., in]`; if it is in e4m3, it has been quantised within the limit.
+            limit: what no number of `x` exceeds, float32 scalar. One that does counts as the limit.
+
+        Returns:
+            `[..., out]`, of the type that the weight was of.
+        """
+        rows = (x if x.dtype == FP8 else quantise(x, limit)).flatten(0, -2)
+        result = scaled_product(rows, limit, self.weight, self.unit, self.bias, self.dtype)
+        out: Tensor = result.unflatten(0, x.shape[:-1])
+        return out
 
 
-class Fp8Linear(_Fp8):
-    """A linear layer in e4m3, scaled by the row.
+class Fp8LinearGelu(Fp8Linear):
+    """A linear layer in e4m3 with its GELU (tanh), whose result is in e4m3 too.
 
-    The weight has a scale for each output, the input one for each token, found anew in every call. Each
-    factor is rounded to 3 bits after the leading one, so a product of many terms is off by about 4 % of its
-    deviation.
+    On a GPU with `nvmath-python` installed, product, GELU and rounding are one kernel.
 
     Args:
         linear: the layer it stands in for; its weight is not kept.
@@ -119,45 +113,43 @@ class Fp8Linear(_Fp8):
         KernelError: Its widths do not suit.
     """
 
-    farthest: Tensor
+    gain: Tensor
     offset: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear, quantise_rows)
-        farthest = (self.weight.float() * self.scale).abs().sum(dim=1).amax()
-        self.register_buffer("farthest", farthest)
-        offset = torch.zeros_like(farthest) if self.bias is None else self.bias.abs().amax().float()
+        super().__init__(linear)
+        # By Cauchy-Schwarz |w·x| is at most |w| |x|.
+        lengths = torch.linalg.vector_norm(self.weight.float() * self.unit * LARGEST, dim=1)
+        self.register_buffer("gain", lengths.amax())
+        offset = torch.zeros_like(self.gain) if self.bias is None else self.bias.abs().amax().float()
         self.register_buffer("offset", offset)
+        self.fused = self.bias is not None and fuses(self.weight.device)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The product of `x` `[..., in]` with the weight, plus the bias: `[..., out]`, of x's type."""
-        return self._product(x, *quantise_rows(x.flatten(0, -2)))
+    def forward(self, x: Tensor, longest: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """GELU of the product with the weight, plus the bias.
 
-    def limit(self, x: Tensor) -> Tensor:
-        """What no number of `forward(x)` exceeds, a float32 scalar: max |x| · max Σ_i |w_i| + max |b|."""
-        # By the rows' scales, which a compiler finds but once.
-        return quantise_rows(x.flatten(0, -2))[1].amax() * LARGEST * self.farthest + self.offset
+        Args:
+            x: `[..., in]`.
+            longest: Euclidean norm that no token of `x` exceeds, float32 scalar.
+
+        Returns:
+            `[..., out]` in e4m3, and the limit that it was quantised within.
+        """
+        rows = quantise(x.flatten(0, -2), longest)
+        limit = (longest * self.gain + self.offset).clamp(min=_SMALLEST)  # |GELU(x)| does not exceed |x|
+        if self.fused and self.bias is not None:
+            small = linear_gelu(rows, self.weight, self.bias, longest, self.unit, LARGEST / limit)
+        else:
+            product = scaled_product(rows, longest, self.weight, self.unit, self.bias, self.dtype)
+            small = quantise(gelu(product), limit)
+        return small.unflatten(0, x.shape[:-1]), limit
 
 
-class Fp8LinearWithin(_Fp8):
-    """A linear layer in e4m3 for inputs that are known not to exceed a limit.
-
-    One scale each for the weight and the input spares looking for every token's largest number first, and is
-    faster than many.
-
-    Args:
-        linear: the layer it stands in for; its weight is not kept.
-
-    Raises:
-        KernelError: Its widths do not suit.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear, lambda weight: quantise_within(weight, weight.abs().amax()))
-
-    def forward(self, x: Tensor, limit: Tensor) -> Tensor:
-        """The product of `x` `[..., in]`, within a scalar limit, with the weight, plus the bias."""
-        return self._product(x, *quantise_within(x.flatten(0, -2), limit))
+def gelu(x: Tensor) -> Tensor:
+    """GELU (tanh) in float32 by an exponential, a faster kernel: x / (1 + exp(−2u)) is x (1 + tanh u) / 2."""
+    wide = x.float()
+    u = (2 / math.pi) ** 0.5 * (wide + 0.044715 * wide**3)
+    return wide * torch.sigmoid(2 * u)
 
 
 def require_fp8(device: torch.device, dtype: torch.dtype) -> None:
@@ -167,9 +159,10 @@ def require_fp8(device: torch.device, dtype: torch.dtype) -> None:
         KernelError: It does not.
     """
     linear = nn.Linear(_MULTIPLE, _MULTIPLE, device=device, dtype=dtype)
+    ones = torch.ones(_MULTIPLE, _MULTIPLE, device=device, dtype=dtype)
     try:
         with torch.no_grad():
-            Fp8Linear(linear)(torch.ones(_MULTIPLE, _MULTIPLE, device=device, dtype=dtype))
+            Fp8Linear(linear)(ones, ones.new_ones((), dtype=torch.float32))
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         kind = str(dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from tetherflow.bench.against import passes_of
 from tetherflow.bench.stopwatch import seconds_of
 from tetherflow.cache.attention import Attention, AttentionName, attention_for
 from tetherflow.errors import KernelError
-from tetherflow.fp8 import quantise_rows, quantise_within, require_fp8, scaled_product
+from tetherflow.fp8 import quantise, require_fp8, scaled_product, unit_of
 from tetherflow.rollout.session import Session
 from tetherflow.tuning import Tuning
 
@@ -209,19 +209,16 @@ def _attention(what: str, kernel: Attention, session: Session, shape: Shape, cal
 
 
 def _product(kind: str, session: Session, shape: Shape, calls: int) -> Floor:
-    rows, inputs, outputs = shape
+    length, inputs, outputs = shape
     x, weight, bias = (
         torch.randn(*size, device=session.device, dtype=session.dtype)
-        for size in ((rows, inputs), (outputs, inputs), (outputs,))
+        for size in ((length, inputs), (outputs, inputs), (outputs,))
     )
     if kind == "fp8" and not (inputs % 16 or outputs % 16):
-        seconds = min(
-            seconds_of(partial(scaled_product, *small, *small_weight, bias, session.dtype), session.device)
-            for small, small_weight in (
-                (quantise_rows(x), quantise_rows(weight)),
-                (quantise_within(x, x.abs().amax()), quantise_within(weight, weight.abs().amax())),
-            )
-        )
+        limits = [tensor.abs().amax().float() for tensor in (x, weight)]
+        rows, small = (quantise(tensor, limit) for tensor, limit in zip((x, weight), limits, strict=True))
+        given = (rows, limits[0], small, unit_of(limits[1]), bias, session.dtype)
+        seconds = seconds_of(partial(scaled_product, *given), session.device)
     else:
         seconds = seconds_of(lambda: functional.linear(x, weight, bias), session.device)
-    return Floor(PRODUCT, kind, shape, calls, seconds, 2.0 * rows * inputs * outputs)
+    return Floor(PRODUCT, kind, shape, calls, seconds, 2.0 * length * inputs * outputs)

@@ -15,6 +15,7 @@ from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.fp8 import Fp8Linear
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.feed_forward import FeedForward
+from tetherflow_backbones.causal_wan.modulation import Modulations, gated, longest_norm, modulate
 
 
 class AttentionCache(Protocol):
@@ -86,18 +87,26 @@ class SelfAttention(Projections):
         self.qkv = fused
         del self.q, self.k, self.v
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unrotated queries, keys and values of `x` `[B, L, dim]`, each `[B, L, heads, head_dim]`."""
+    def project(self, x: Tensor, longest: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Unrotated queries, keys and values, each `[B, L, heads, head_dim]`, of what `packed` takes."""
         if self.qkv is not None:
-            return self.unpacked(self.packed(x))
+            return self.unpacked(self.packed(x, longest))
         query, key, value = (self.split(linear(x)) for linear in (self.q, self.k, self.v))
         return *self.normed(query, key), value
 
-    def packed(self, x: Tensor) -> Tensor:
-        """Queries, keys and values `[B, L, 3, heads, head_dim]`, the first two yet to be normalised."""
+    def packed(self, x: Tensor, longest: Tensor | None) -> Tensor:
+        """Queries, keys and values, the first two yet to be normalised.
+
+        Args:
+            x: tokens `[B, L, dim]`.
+            longest: Euclidean norm that none of them exceeds, needed in 8 bits.
+
+        Returns:
+            `[B, L, 3, heads, head_dim]`.
+        """
         if self.qkv is None:
             return torch.stack([self.split(linear(x)) for linear in (self.q, self.k, self.v)], dim=2)
-        packed: Tensor = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        packed: Tensor = product(self.qkv, x, longest).unflatten(-1, (3, self.heads, -1))
         return packed
 
     def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,9 +128,9 @@ class CrossAttention(Projections):
         """Keys and values of embedded text `[B, text_len, dim]`, each `[B, text_len, heads, head_dim]`."""
         return self.split(self.norm_k(self.k(text))), self.split(self.v(text))
 
-    def project(self, x: Tensor) -> Tensor:
-        """Queries of `x` `[B, L, dim]`, `[B, L, heads, head_dim]`."""
-        return self.split(self.norm_q(self.q(x)))
+    def project(self, x: Tensor, longest: Tensor | None) -> Tensor:
+        """Queries `[B, L, heads, head_dim]` of tokens `[B, L, dim]` whose norms do not exceed `longest`."""
+        return self.split(self.norm_q(product(self.q, x, longest)))
 
 
 class Block(nn.Module):
@@ -136,60 +145,67 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(arch.dim, arch.eps, elementwise_affine=False)
         self.ffn = FeedForward(arch.dim, arch.ffn_dim)
         self.modulation = nn.Parameter(torch.randn(1, 6, arch.dim) / arch.dim**0.5)
+        self.register_buffer("longest", None)
         self.attention: Attention = PLAIN
+
+    longest: Tensor | None
+    """Euclidean norm that no token exceeds of which cross-attention makes queries; None if not in 8 bits."""
 
     def forward(
         self,
         x: Tensor,
-        time: Tensor,
+        time: Modulations,
         layer: int,
         text: tuple[Tensor, Tensor],
         cache: AttentionCache,
     ) -> Tensor:
-        """Transform tokens `x` `[B, F*T, dim]`; `time` is `[B, F, 6, dim]`, one modulation a frame."""
-        attended = cache.attend(layer, *self.self_attn.project(self.entering(x, time)))
+        """Transform tokens `x` `[B, F*T, dim]`."""
+        attended = cache.attend(layer, *self.project(x, time))
         x, query = self.between(x, attended, time)
         return self.after(x, self.attention(query, *text), time)
 
-    def before(self, x: Tensor, time: Tensor) -> Tensor:
+    def before(self, x: Tensor, time: Modulations) -> Tensor:
         """What self-attention takes, in one tensor (`SelfAttention.packed`)."""
-        return self.self_attn.packed(self.entering(x, time))
+        return self.self_attn.packed(*self._entering(x, time))
 
-    def entering(self, x: Tensor, time: Tensor) -> Tensor:
-        """Tokens `[B, F*T, dim]` that self-attention projects."""
-        shift, scale, *_ = self._modulation(time)
-        return modulate(self.norm1(x), shift, scale)
+    def project(self, x: Tensor, time: Modulations) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in three (`SelfAttention.project`)."""
+        return self.self_attn.project(*self._entering(x, time))
 
-    def between(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    def between(self, x: Tensor, attended: Tensor, time: Modulations) -> tuple[Tensor, Tensor]:
         """Tokens after self-attention, and what cross-attention takes of them."""
-        _, _, gate, *_ = self._modulation(time)
-        x = x + gated(self.self_attn.o(attended.flatten(2)), gate)
-        return x, self.cross_attn.project(self.norm3(x))
+        x = x + gated(self.self_attn.o(attended.flatten(2)), time.attention.gate)
+        return x, self.cross_attn.project(self.norm3(x), self.longest)
 
-    def after(self, x: Tensor, attended: Tensor, time: Tensor) -> Tensor:
+    def after(self, x: Tensor, attended: Tensor, time: Modulations) -> Tensor:
         """Tokens after cross-attention and the feed-forward network."""
-        *_, shift, scale, gate = self._modulation(time)
         x = x + self.cross_attn.o(attended.flatten(2))
-        return x + gated(self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+        shift, scale, gate, longest = time.feed_forward
+        return x + gated(self.ffn(modulate(self.norm2(x), shift, scale), longest), gate)
 
-    def join(self, after: Block, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+    def join(
+        self, after: Block, x: Tensor, attended: Tensor, time: Modulations, after_time: Modulations
+    ) -> tuple[Tensor, Tensor]:
         """Tokens after this block, and what self-attention of the block `after` it takes of them."""
         x = self.after(x, attended, time)
-        return x, after.before(x, time)
+        return x, after.before(x, after_time)
 
     def quantise(self) -> None:
-        """Keep the weights of the large products in 8 bits; the originals are freed.
+        """Keep the weights of products that follow a norm in 8 bits; the originals are freed.
 
-        Those of queries and of what attention gives are smaller, and scaling their tokens would take longer
-        than they gain.
+        What attention gives goes through the two smallest products, and rounding it by itself would take what
+        they gain.
         """
         if isinstance(self.self_attn.qkv, nn.Linear):
             self.self_attn.qkv = Fp8Linear(self.self_attn.qkv)
+            self.cross_attn.add_module("q", Fp8Linear(self.cross_attn.q))
+            self.longest = longest_norm(self.norm3.weight.detach(), self.norm3.bias.detach())
         self.ffn.quantise()
 
-    def _modulation(self, time: Tensor) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of attention, then of the feed-forward network, each `[B, F, 1, dim]`."""
-        return (self.modulation[:, None] + time).chunk(6, dim=2)
+    def _entering(self, x: Tensor, time: Modulations) -> tuple[Tensor, Tensor | None]:
+        """Tokens that self-attention projects, and what their norms do not exceed."""
+        shift, scale, _, longest = time.attention
+        return modulate(self.norm1(x), shift, scale), longest
 
 
 @attrs.frozen
@@ -204,10 +220,10 @@ class Glue:
         frames: latent frames of the chunks that they serve.
     """
 
-    before: Callable[[Block, Tensor, Tensor], Tensor]
-    between: Callable[[Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    join: Callable[[Block, Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    after: Callable[[Block, Tensor, Tensor, Tensor], Tensor]
+    before: Callable[[Block, Tensor, Modulations], Tensor]
+    between: Callable[[Block, Tensor, Tensor, Modulations], tuple[Tensor, Tensor]]
+    join: Callable[[Block, Block, Tensor, Tensor, Modulations, Modulations], tuple[Tensor, Tensor]]
+    after: Callable[[Block, Tensor, Tensor, Modulations], Tensor]
     frames: int
 
     @classmethod
@@ -231,13 +247,7 @@ class Glue:
         )
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale and shift tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
-    frames: Tensor = x.unflatten(1, (shift.shape[1], -1))
-    return (frames * (1 + scale) + shift).flatten(1, 2)
-
-
-def gated(x: Tensor, gate: Tensor) -> Tensor:
-    """Scale tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
-    frames: Tensor = x.unflatten(1, (gate.shape[1], -1))
-    return (frames * gate).flatten(1, 2)
+def product(linear: nn.Module, x: Tensor, longest: Tensor | None) -> Tensor:
+    """A linear layer's product; in 8 bits it must know what no token's norm exceeds."""
+    result: Tensor = linear(x, longest) if isinstance(linear, Fp8Linear) else linear(x)
+    return result

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tetherflow.fp8 import Fp8Linear, Fp8LinearWithin
+from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu
 
 
 class FeedForward(nn.Sequential):
@@ -26,25 +24,21 @@ class FeedForward(nn.Sequential):
         """Keep the weights in 8 bits; the originals are freed."""
         widen, _, narrow = self
         if isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear):
-            self[0], self[2] = Fp8Linear(widen), Fp8LinearWithin(narrow)
-            self[1] = Gelu()
+            self[0], self[1], self[2] = Fp8LinearGelu(widen), nn.Identity(), Fp8Linear(narrow)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform tokens `[..., dim]`."""
+    def forward(self, x: Tensor, longest: Tensor | None = None) -> Tensor:
+        """Transform tokens.
+
+        Args:
+            x: `[..., dim]`.
+            longest: Euclidean norm that no token exceeds, float32 scalar; needed in 8 bits.
+        """
         widen, gelu, narrow = self
-        limit = (widen.limit(x),) if isinstance(widen, Fp8Linear) else ()  # |GELU(x)| does not exceed |x|
-        result: Tensor = narrow(gelu(widen(x)), *limit)
+        if isinstance(widen, Fp8LinearGelu) and longest is not None:
+            small: Tensor = narrow(*widen(x, longest))
+            return small
+        result: Tensor = narrow(gelu(widen(x)))
         return result
-
-
-class Gelu(nn.Module):
-    """GELU (tanh) by an exponential, a faster kernel: x / (1 + exp(−2u)) is x (1 + tanh u) / 2."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it to `x`, computed in float32."""
-        wide = x.float()
-        u = (2 / math.pi) ** 0.5 * (wide + 0.044715 * wide**3)
-        return (wide * torch.sigmoid(2 * u)).type_as(x)
 
 
 class LinearGelu(nn.Linear):

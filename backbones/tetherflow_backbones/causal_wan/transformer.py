@@ -17,13 +17,8 @@ from tetherflow.cache import CacheEngine
 from tetherflow.fp8 import require_fp8
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan.architecture import Architecture
-from tetherflow_backbones.causal_wan.block import (
-    AttentionCache,
-    Block,
-    Glue,
-    LayerNorm,
-    modulate,
-)
+from tetherflow_backbones.causal_wan.block import AttentionCache, Block, Glue, LayerNorm
+from tetherflow_backbones.causal_wan.modulation import Modulations, modulate, modulations
 
 TextKeysValues = list[tuple[Tensor, Tensor]]
 """Cross-attention keys and values of the prompts, one pair a layer, each `[B, text_len, heads, head_dim]`."""
@@ -67,6 +62,7 @@ class CausalWanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.num_layers))
         self.head = Head(arch)
         self._glue: Glue | None = None
+        self._in_8_bits = False
 
     def fuse(self) -> None:
         """Fuse every block's query, key and value projections, and its feed-forward network's first half.
@@ -92,6 +88,7 @@ class CausalWanTransformer(nn.Module):
             require_fp8(weight.device, weight.dtype)
             for block in self._blocks():
                 block.quantise()
+            self._in_8_bits = True
         self._glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else None
         for block in self._blocks():
             block.attention = tuning.attention
@@ -120,7 +117,7 @@ class CausalWanTransformer(nn.Module):
             The flow, of the latents' shape and type.
         """
         x, time, grid = self._embed(latents, timesteps)
-        x = self._run(x, self._modulation(time), text, cache)
+        x = self._run(x, self._modulations(time), text, cache)
         return self.unpatchify(self.head(x, time), grid)
 
     def remember(self, latents: Tensor, timesteps: Tensor, text: TextKeysValues, cache: CacheEngine) -> None:
@@ -129,7 +126,7 @@ class CausalWanTransformer(nn.Module):
         Of the last block only keys and values are computed.
         """
         x, time, _ = self._embed(latents, timesteps)
-        self._run(x, self._modulation(time), text, cache, keeps=True)
+        self._run(x, self._modulations(time), text, cache, keeps=True)
 
     def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Tokens `[B, F*T, dim]`, embedded times `[B, F, dim]`, and a frame's rows and columns of tokens."""
@@ -139,14 +136,19 @@ class CausalWanTransformer(nn.Module):
         time = self.time_embedding(sinusoids(timesteps.flatten(), self.arch.freq_dim).type_as(x))
         return x, time.unflatten(0, timesteps.shape), grid
 
-    def _modulation(self, time: Tensor) -> Tensor:
-        """What modulates every block, `[B, F, 6, dim]`."""
-        modulation: Tensor = self.time_projection(time.flatten(0, 1)).unflatten(1, (6, -1))
-        by_frame: Tensor = modulation.unflatten(0, time.shape[:2])
-        return by_frame
+    def _modulations(self, time: Tensor) -> list[Modulations]:
+        """What modulates each block, of embedded times `[B, F, dim]`."""
+        by_time = self.time_projection(time.flatten(0, 1)).unflatten(1, (6, -1)).unflatten(0, time.shape[:2])
+        return modulations([block.modulation for block in self._blocks()], by_time, bounded=self._in_8_bits)
 
     def _run(
-        self, x: Tensor, time: Tensor, text: TextKeysValues, cache: AttentionCache, *, keeps: bool = False
+        self,
+        x: Tensor,
+        times: list[Modulations],
+        text: TextKeysValues,
+        cache: AttentionCache,
+        *,
+        keeps: bool = False,
     ) -> Tensor:
         """Tokens after all blocks; if an engine is but to keep the last one's keys and values, before it."""
         blocks, last = list(self._blocks()), self.arch.num_layers - 1
@@ -154,11 +156,11 @@ class CausalWanTransformer(nn.Module):
         if keeps and engine is None:
             raise TypeError(f"a {type(cache).__name__} keeps nothing; only a CacheEngine does")
         glue = self._glue
-        if glue is None or glue.frames != time.shape[1]:
+        if glue is None or glue.frames != times[0].frames:
             for layer, block in enumerate(blocks[:last] if keeps else blocks):
-                x = block(x, time, layer, text[layer], cache)
+                x = block(x, times[layer], layer, text[layer], cache)
             if keeps and engine is not None:
-                engine.keep(last, *blocks[last].self_attn.project(blocks[last].entering(x, time)))
+                engine.keep(last, *blocks[last].project(x, times[last]))
             return x
 
         def attend(layer: int, packed: Tensor) -> Tensor:
@@ -167,16 +169,17 @@ class CausalWanTransformer(nn.Module):
                 return engine.attend_packed(layer, packed, projections)
             return cache.attend(layer, *projections.unpacked(packed))
 
-        packed = glue.before(blocks[0], x, time)
+        packed = glue.before(blocks[0], x, times[0])
         for layer, (block, after) in enumerate(pairwise(blocks)):
-            x, query = glue.between(block, x, attend(layer, packed), time)
-            x, packed = glue.join(block, after, x, block.attention(query, *text[layer]), time)
+            x, query = glue.between(block, x, attend(layer, packed), times[layer])
+            attended = block.attention(query, *text[layer])
+            x, packed = glue.join(block, after, x, attended, times[layer], times[layer + 1])
         block = blocks[last]
         if keeps and engine is not None:
             engine.keep_packed(last, packed, block.self_attn)
             return x
-        x, query = glue.between(block, x, attend(last, packed), time)
-        return glue.after(block, x, block.attention(query, *text[last]), time)
+        x, query = glue.between(block, x, attend(last, packed), times[last])
+        return glue.after(block, x, block.attention(query, *text[last]), times[last])
 
     def _blocks(self) -> Iterator[Block]:
         return (block for block in self.blocks if isinstance(block, Block))

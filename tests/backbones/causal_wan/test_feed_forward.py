@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tetherflow.fp8 import Fp8Linear, Fp8LinearWithin
-from tetherflow_backbones.causal_wan.feed_forward import FeedForward, Gelu
+from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu
+from tetherflow_backbones.causal_wan.feed_forward import FeedForward
 
 
 def network() -> FeedForward:
@@ -39,12 +38,6 @@ def test_fused_it_still_has_two_linear_layers() -> None:
     assert called == [(32, 64), (64, 32)]
 
 
-def test_gelu_by_an_exponential_is_gelu() -> None:
-    x = torch.linspace(-60, 60, 10_001)
-    torch.testing.assert_close(Gelu()(x), functional.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-5)
-    assert Gelu()(x.bfloat16()).dtype == torch.bfloat16
-
-
 def test_in_8_bits_it_has_its_gelu_fused_or_not() -> None:
     exact, outputs = network()(tokens()), []
     for fuses in (False, True):
@@ -52,7 +45,7 @@ def test_in_8_bits_it_has_its_gelu_fused_or_not() -> None:
         if fuses:
             small.fuse()
         small.quantise()
-        assert [type(module) for module in small] == [Fp8Linear, Gelu, Fp8LinearWithin]
-        outputs.append(small(tokens()))
+        assert [type(module) for module in small] == [Fp8LinearGelu, nn.Identity, Fp8Linear]
+        outputs.append(small(tokens(), tokens().norm(dim=-1).amax()))
     assert torch.equal(*outputs)
     assert float((outputs[0] - exact).norm() / exact.norm()) < 0.1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.backbones.causal_wan.models import SMALL, Alone, transformer
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
-from tetherflow_backbones.causal_wan.block import RMSNorm, modulate
+from tetherflow_backbones.causal_wan.block import RMSNorm
 from tetherflow_backbones.causal_wan.transformer import sinusoids
 
 
@@ -152,12 +152,6 @@ def test_norms_are_computed_in_float32() -> None:
     x = noise((4, 512)).bfloat16()
     wanted = x.float() * x.float().square().mean(-1, keepdim=True).rsqrt()
     torch.testing.assert_close(norm(x), wanted.bfloat16(), atol=0, rtol=1e-2)
-
-
-def test_modulation_is_each_frames_own() -> None:
-    x = torch.ones(1, 6, 2)
-    shift, scale = torch.zeros(1, 2, 1, 2), torch.tensor([0.0, 2.0])[None, :, None, None].expand(1, 2, 1, 2)
-    assert modulate(x, shift, scale)[0, :, 0].tolist() == [1, 1, 1, 3, 3, 3]
 
 
 def test_sinusoids_are_cosines_then_sines() -> None:

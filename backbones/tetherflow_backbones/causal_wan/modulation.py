@@ -1,0 +1,92 @@
+"""How the time of its frame modulates a token, before and after attention and the feed-forward network."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Modulation(NamedTuple):
+    """What one of them does to tokens.
+
+    Attributes:
+        shift: `[B, F, 1, dim]`.
+        scale: likewise, from one.
+        gate: likewise.
+        longest: Euclidean norm that no normalised token exceeds once it is scaled and shifted, float32
+            scalar; None where products need not know.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+    longest: Tensor | None
+
+
+class Modulations(NamedTuple):
+    """Those of a block: of self-attention, and of the feed-forward network."""
+
+    attention: Modulation
+    feed_forward: Modulation
+
+    @property
+    def frames(self) -> int:
+        """How many frames the tokens are of."""
+        return self.attention.shift.shape[1]
+
+
+def modulations(own: list[Tensor], by_time: Tensor, *, bounded: bool) -> list[Modulations]:
+    """What modulates each block.
+
+    Args:
+        own: each block's own part, `[1, 6, dim]`: shift, scale and gate of attention, then of the
+            feed-forward network.
+        by_time: what time adds to it in every block, `[B, F, 6, dim]`.
+        bounded: whether to say how long tokens can be.
+    """
+    each = (torch.stack(own)[:, :, None] + by_time).unflatten(3, (2, 3))  # [layers, B, F, 2, 3, dim]
+    longest: list[list[Tensor | None]] = [[None, None]] * len(own)
+    if bounded:
+        shift, scale, _ = each.unbind(4)
+        largest = longest_norm(1 + scale, shift).amax(dim=(1, 2))
+        # Compiled kernels want their arguments 16 bytes apart.
+        longest = [list(row) for row in largest[..., None].repeat(1, 1, 4)[..., 0]]
+    found = []
+    for block, norms in zip(each, longest, strict=True):
+        halves = []
+        for half, norm in zip(block.unbind(2), norms, strict=True):
+            shift, scale, gate = half.split(1, dim=2)
+            halves.append(Modulation(shift, scale, gate, norm))
+        found.append(Modulations(*halves))
+    return found
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Scale and shift tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
+    frames: Tensor = x.unflatten(1, (shift.shape[1], -1))
+    return (frames * (1 + scale) + shift).flatten(1, 2)
+
+
+def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """Scale tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
+    frames: Tensor = x.unflatten(1, (gate.shape[1], -1))
+    return (frames * gate).flatten(1, 2)
+
+
+def longest_norm(scale: Tensor, shift: Tensor) -> Tensor:
+    """Euclidean norm that no normalised token exceeds once it is scaled and shifted.
+
+    A token of zero mean and unit variance is √dim long; scaled, at most √dim max |scale|.
+
+    Args:
+        scale: `[..., dim]`.
+        shift: likewise.
+
+    Returns:
+        Float32 `[...]`.
+    """
+    scaled = scale.float().abs().amax(dim=-1) * scale.shape[-1] ** 0.5
+    longest: Tensor = scaled + torch.linalg.vector_norm(shift.float(), dim=-1)
+    return longest
