@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_MOST_PIECES: Final = 16
 
 
 @attrs.frozen(eq=False)
@@ -40,16 +44,24 @@ class Statistics:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance over the tokens of each unit of `x` `[..., T, heads, head_dim]`."""
+    if not torch.compiler.is_compiling():
+        return _moments(x)
+    # A unit's channels are too few to keep a GPU busy, so that it gets pieces of the tokens.
+    pieces = max(count for count in range(1, _MOST_PIECES + 1) if x.shape[-3] % count == 0)
+    return pooled(*_moments(x.unflatten(-3, (pieces, -1))), dim=-3)
+
+
+def pooled(mean: Tensor, variance: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all N units, which are along `dim`, of each unit's (see `Statistics.pooled`)."""
+    center = mean.mean(dim=dim)
+    between = _squares(mean, center.unsqueeze(dim)).mean(dim=dim)
+    return center, variance.mean(dim=dim) + between
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     # Two passes: exact enough in float32, and on a CPU far faster than var_mean along such an axis.
     mean = x.mean(dim=-3, dtype=torch.float32)
     return mean, _squares(x, mean.unsqueeze(-3)).mean(dim=-3)
-
-
-def pooled(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over all N units, `[B, …]`, of each unit's, `[B, N, …]` (see `Statistics.pooled`)."""
-    center = mean.mean(dim=1)
-    between = _squares(mean, center[:, None]).mean(dim=1)
-    return center, variance.mean(dim=1) + between
 
 
 def _squares(x: Tensor, mean: Tensor) -> Tensor:
