@@ -20,7 +20,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     found: Counter[str] = Counter()
     compiler = torch.compile
 
-    def counted(function: Callable[..., Any]) -> Any:
+    def counted(function: Callable[..., Any], **options: Any) -> Any:
         def backend(graph: torch.fx.GraphModule, example: list[Any]) -> Any:
             shapes = [size for x in example if isinstance(x, Tensor) for size in x.shape]
             found["any size" if any(isinstance(size, torch.SymInt) for size in shapes) else "one size"] += 1
