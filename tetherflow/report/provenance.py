@@ -60,7 +60,7 @@ class Provenance:
 def _versions() -> dict[str, str]:
     """Versions of the packages that decide what is generated, of those that are installed."""
     found = {}
-    for name in ("torch", "lightning", "diffusers", "flash-attn-4"):
+    for name in ("torch", "lightning", "diffusers", "flash-attn-4", "nvmath-python"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -25,6 +25,7 @@ _PACKAGES: Final = (
     "av",
     "safetensors",
     "flash-attn-4",
+    "nvmath-python",
 )
 
 
