@@ -11,10 +11,13 @@ from tetherflow import Layout, When
 from tetherflow.cache import CacheEngine
 from tetherflow.cache.interfaces import Positions
 from tetherflow.pipeline import Pipeline
+from tetherflow.recipe import layout_of, load_recipe, pipeline_of, unit_of
 from tetherflow_policies.grab import Relevance, TopM
 from tetherflow_policies.key_norm import KeyNorm
 from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.tame import Tame
+
+SIZES = Sizes(layers=3, grid=(4, 2))
 
 
 class Halves:
@@ -25,49 +28,76 @@ class Halves:
         return query / 2, -key, value
 
 
+def drive(plain: CacheEngine, packed: CacheEngine, *, frames: int, chunks: int) -> None:
+    """Give both engines the same passes, one of them in one tensor, and compare all that comes of it."""
+    for chunk in range(chunks):
+        for engine in (plain, packed):
+            engine.begin(frames)
+        for step in range(3):
+            if step == 2:
+                for engine in (plain, packed):
+                    engine.commit()
+            seeds = [100 * row + 10 * chunk + step for row in range(plain.batch)]
+            passes = SIZES.random_pass([torch.Generator().manual_seed(seed) for seed in seeds], frames)
+            for layer, (query, key, value) in enumerate(passes):
+                together = torch.stack([query * 2, -key, value], dim=2)
+                if step == 2 and layer == SIZES.layers - 1:
+                    plain.keep(layer, query, key, value)
+                    packed.keep_packed(layer, together, Halves())
+                else:
+                    out = packed.attend_packed(layer, together, Halves())
+                    assert_same([plain.attend(layer, query, key, value)], [out])
+        for engine in (plain, packed):
+            engine.end()
+        assert_same(contents(plain), contents(packed))
+
+
 @pytest.mark.parametrize("when", ["begin", "first-pass", "commit"])
 @pytest.mark.parametrize("share_rotated", [False, True])
 @pytest.mark.parametrize("positions", ["block-relative", "absolute"])
 def test_packed_tensors_are_normalised_before_anything_sees_them(
     when: When, share_rotated: bool, positions: Positions
 ) -> None:
-    sizes = Sizes(layers=3)
     scorer = KeyNorm() if when == "begin" else Relevance()
     policy = Pipeline(RecallWindow(RecallWindow.Options(when=when)), [scorer], TopM(), [Tame()])
-    engines = [
+    one, other = (
         CacheEngine(
-            sizes.shape,
+            SIZES.shape,
             Layout(1, 3, 4),
             policy,
-            sizes.rotary,
+            SIZES.rotary,
             batch=2,
             positions=positions,
             share_rotated=share_rotated,
         )
         for _ in range(2)
-    ]
+    )
+    drive(one, other, frames=2, chunks=6)
 
-    def one(passes: list[tuple[Tensor, Tensor, Tensor]], last: bool) -> list[list[Tensor]]:
-        plain, packed = [], []
-        for layer, (query, key, value) in enumerate(passes):
-            together = torch.stack([query * 2, -key, value], dim=2)
-            if last and layer == len(passes) - 1:
-                engines[0].keep(layer, query, key, value)
-                engines[1].keep_packed(layer, together, Halves())
-            else:
-                plain.append(engines[0].attend(layer, query, key, value))
-                packed.append(engines[1].attend_packed(layer, together, Halves()))
-        return [plain, packed]
 
-    for chunk in range(6):
-        for engine in engines:
-            engine.begin(2)
-        for step in range(3):
-            if step == 2:
-                for engine in engines:
-                    engine.commit()
-            generators = [torch.Generator().manual_seed(100 * row + 10 * chunk + step) for row in range(2)]
-            assert_same(*one(sizes.random_pass(generators, 2), step == 2))
-        for engine in engines:
-            engine.end()
-        assert_same(*(contents(engine) for engine in engines))
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "forcing-kv",  # heads that read apart, units of half a frame
+        "h2o",  # units are revised
+        "deep-forcing",  # units of one token
+        "rolling-forcing",  # a policy places units
+        "memrope",  # what leaves is merged
+    ],
+)
+def test_every_hook_sees_them_alike(recipe: str) -> None:
+    heads = ["stages.select.static_heads=[[0],[1],[]]"] if recipe == "forcing-kv" else []
+    read = load_recipe(recipe, heads)
+    one, other = (
+        CacheEngine(
+            SIZES.shape,
+            layout_of(read),
+            pipeline_of(read),
+            SIZES.rotary,
+            positions=read.cache.positions,
+            unit=unit_of(read),
+            chunk_frames=3,
+        )
+        for _ in range(2)
+    )
+    drive(one, other, frames=3, chunks=layout_of(read).budget // 3 + 3)
