@@ -168,6 +168,12 @@ class Backbone(ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings of prompts, `[B, text_len, text_dim]`, padding zeroed."""
 
+    def expect_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027 - most encoders stay in memory
+        """Be told of prompts that will be encoded, to do it while the text encoder is in memory.
+
+        Called before `encode_prompts` with all that is known to come; does nothing by default.
+        """
+
     @abstractmethod
     def decoder(self) -> VideoDecoder:
         """A new streaming decoder, for one rollout."""

@@ -43,6 +43,9 @@ class Small(SelfForcing):
             )
         self.dtype = dtype
 
+    def expect_prompts(self, prompts: Sequence[str]) -> None:
+        """Its words are always there."""
+
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """A hashed embedding of each prompt's first words; zeros after them."""
         context = torch.zeros(len(prompts), SMALL.text_len, SMALL.text_dim)

@@ -70,6 +70,22 @@ def test_two_runs_are_equal_bit_for_bit(backbone: Small) -> None:
     assert torch.equal(latents_of(first), latents_of(other))
 
 
+def test_two_rollouts_of_a_session_keep_apart(backbone: Small) -> None:
+    """Begun one after the other and continued in turns, each is what it is alone."""
+    session = session_for(backbone)
+    streams = [session.stream(prompt, latent_frames=12, seeds=[0], decode=False) for prompt in PROMPTS[:2]]
+    found = [list(chunks) for chunks in zip(*zip(*streams, strict=True), strict=True)]
+    for chunks, prompt in zip(found, PROMPTS, strict=False):
+        alone = rollout(session_for(backbone), 12, prompts=[prompt])
+        assert torch.equal(torch.cat([chunk.latents for chunk in chunks], dim=1), latents_of(alone))
+
+
+def test_one_prompt_and_no_seed_are_enough(backbone: Small) -> None:
+    session = session_for(backbone)
+    found = torch.cat([chunk.latents for chunk in session.stream(PROMPTS[0], latent_frames=6)], dim=1)
+    assert torch.equal(found, latents_of(rollout(session, 6, prompts=PROMPTS[:1], seeds=[0])))
+
+
 def test_longer_video_begins_with_the_shorter_one(backbone: Small) -> None:
     """Length decides nothing but where it ends."""
     short, long = rollout(session_for(backbone), 12), rollout(session_for(backbone), 21)

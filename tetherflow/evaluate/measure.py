@@ -124,6 +124,7 @@ class MeasureModule(LightningModule):
             # Not self.device: Lightning moves the module only after this hook.
             device = self.trainer.strategy.root_device
             self._session: Session = open_session(self.recipe, device, self.backbone)
+            self._session.backbone.expect_prompts([item.prompt for batch in missing for item in batch])
         except TetherflowError as error:
             self._note(error)
             raise

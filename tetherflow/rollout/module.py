@@ -131,6 +131,8 @@ class RolloutModule(LightningModule):
         # Lightning moves the module to its device only after `setup`.
         recipe, device = self.recipe, self.trainer.strategy.root_device
         self._session = session = open_session(recipe, device)
+        items = [item for batch in self._share() for item in batch]
+        session.backbone.expect_prompts([prompt for item in items for prompt in item.schedule.texts])
         if self.trainer.is_global_zero:
             self.folder.write_lock(lock_of(recipe, session))
         if recipe.rollout.first_frames is not None:

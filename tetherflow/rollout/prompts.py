@@ -57,6 +57,11 @@ class PromptSchedule:
         return cls(first.prompt, tuple(switches))
 
     @property
+    def texts(self) -> list[str]:
+        """All that it shows, in order."""
+        return [self.prompt, *(switch.prompt for switch in self.switches)]
+
+    @property
     def timetable(self) -> tuple[tuple[int, How], ...]:
         """When and how it switches. Only videos of one timetable can share a batch, and so a cache."""
         return tuple((switch.frame, switch.how) for switch in self.switches)
@@ -65,8 +70,8 @@ class PromptSchedule:
 class PromptTrack:
     """The text of a batch of videos of one timetable, chunk after chunk.
 
-    All prompts are encoded at once, since a text encoder may be too large to keep; the cross-attention's keys
-    and values of one moment's prompts alone are in memory.
+    All prompts are encoded before the first chunk, since a text encoder may be too large to keep; the
+    cross-attention's keys and values of one moment's prompts alone are in memory.
 
     Args:
         backbone: encodes the prompts.
@@ -86,6 +91,7 @@ class PromptTrack:
             )
         self.timetable = timetables.pop() if timetables else ()
         self._transformer = backbone.transformer
+        backbone.expect_prompts([prompt for video in videos for prompt in video.texts])
         self._contexts = [backbone.encode_prompts([video.prompt for video in videos])]
         self._contexts += [
             backbone.encode_prompts([video.switches[index].prompt for video in videos])

@@ -138,37 +138,43 @@ class Session:
     @torch.inference_mode()
     def stream(
         self,
-        prompts: Sequence[str | PromptSchedule],
+        prompts: str | PromptSchedule | Sequence[str | PromptSchedule],
         *,
         latent_frames: int,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | None = None,
         first_latents: Tensor | None = None,
         decode: bool = True,
     ) -> Iterator[Chunk]:
         """Generate videos chunk by chunk.
 
         Args:
-            prompts: B prompts, or schedules of prompts with one timetable.
+            prompts: B prompts, or schedules of prompts with one timetable; or one of either.
             latent_frames: length of the videos in latent frames, given ones included.
             seeds: B seeds, one a sample. A sample's noise depends on its own seed alone, and is drawn on the
-                CPU, so it is the same in any batch, on any device and any rank.
+                CPU, so it is the same in any batch, on any device and any rank. 0, 1, … if omitted.
             first_latents: latents with which the videos begin, `[B, F, C, H, W]` (image-to-video, extension).
             decode: whether to decode the latents to video frames.
 
         Yields:
-            The chunks in order, given latents first. The rollout's cache is `session.cache` meanwhile.
+            The chunks in order, given latents first. The cache of the rollout that was begun last is
+            `session.cache`; another that goes on meanwhile keeps its own.
         """
+        if isinstance(prompts, str | PromptSchedule):
+            prompts = [prompts]
+        if seeds is None:
+            seeds = range(len(prompts))
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
         if first_latents is not None:
             expected = (len(prompts), first_latents.shape[1], *self.backbone.latent_shape)
             if first_latents.shape != expected:
                 raise ValueError(f"first_latents is {list(first_latents.shape)}; expected {list(expected)}")
+        self.cache = self.history = None  # makes way for the text encoder
         track = PromptTrack(self.backbone, prompts)
         if self.low_memory:
             self.backbone.rest()
-        self.cache = self.new_cache(len(prompts))
-        self.history = LatentHistory(self.layout.recent) if track.recaches else None
+        cache = self.cache = self.new_cache(len(prompts))
+        history = self.history = LatentHistory(self.layout.recent) if track.recaches else None
         decoder: ChunkDecoder | None = None
         if decode:
             decoder = ChunkDecoder(self.backbone.decoder(), self.device, beside=not self.low_memory)
@@ -178,24 +184,24 @@ class Session:
         given = 0 if first_latents is None else min(first_latents.shape[1], latent_frames)
         while done < latent_frames:
             if event := track.advance(done):
-                self._switch(event, track.text)
+                self._switch(event, track.text, cache, history)
             if first_latents is not None and done < given:
                 frames = min(self.chunk_frames, given - done)
                 latents = first_latents[:, done : done + frames].to(self.device, torch.float32)
-                self.sampler.prefill(self.cache, track.text, latents)
+                self.sampler.prefill(cache, track.text, latents)
             else:
                 frames = min(self.chunk_frames, latent_frames - done)
                 noise = self._noise(generators, frames)
-                latents = self.sampler.denoise(self.cache, track.text, noise, predict=predict)
-            if self.history is not None:
-                self.history.append(latents)
+                latents = self.sampler.denoise(cache, track.text, noise, predict=predict)
+            if history is not None:
+                history.append(latents)
             yield Chunk(index, latents, None if decoder is None else decoder(latents))
             if self.low_memory:
                 self.backbone.rest()
             index, done = index + 1, done + frames
-        self.cache.checks.drain()
+        cache.checks.drain()
 
-    def _switch(self, event: Event, text: Any) -> None:
+    def _switch(self, event: Event, text: Any, cache: CacheEngine, history: LatentHistory | None) -> None:
         """Do to the cache what a prompt switch asks for.
 
         KV recache (LongLive, arXiv 2509.22622, section 3.1) encodes the newest latents that are held in the
@@ -203,16 +209,14 @@ class Session:
         when it was generated. The published code lets them all attend to one another, which its chunks never
         do otherwise; that is left out. The sink stays as it is.
         """
-        if self.cache is None:
+        cache.switch(event)
+        if event.how != "recache" or history is None:
             return
-        self.cache.switch(event)
-        if event.how != "recache" or self.history is None:
-            return
-        chunks = self.history.newest(self.cache.rewritable)
+        chunks = history.newest(cache.rewritable)
         newer = sum(latents.shape[1] for latents in chunks)
         for latents in chunks:
             newer -= latents.shape[1]
-            self.sampler.rewrite(self.cache, text, latents, newer)
+            self.sampler.rewrite(cache, text, latents, newer)
 
     def _noise(self, generators: Sequence[torch.Generator], frames: int) -> NoiseSource:
         return NoiseSource(generators, (frames, *self.backbone.latent_shape), self.device)

@@ -90,8 +90,15 @@ class PublishedWan(CausalWanBackbone):
         default = cls.Options.model_fields["chunk_frames"].default
         return cls.training.advice(cls.checkpoint, default, use)
 
+    def expect_prompts(self, prompts: Sequence[str]) -> None:
+        """Encode prompts that will come, so that the text encoder is loaded once for all of them."""
+        self._encoder().expect(prompts)
+
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings of prompts, `[B, text_len, text_dim]` in the transformer's type, padding zeroed."""
+        return self._encoder().encode(prompts)
+
+    def _encoder(self) -> PromptEncoder:
         if self._prompts is None:
             self._prompts = PromptEncoder(
                 self._part(self.options.text_encoder, TEXT_ENCODER, "text_encoder"),
@@ -100,7 +107,7 @@ class PublishedWan(CausalWanBackbone):
                 device=self._device,
                 dtype=self._dtype,
             )
-        return self._prompts.encode(prompts)
+        return self._prompts
 
     def weights_digest(self) -> str:
         """SHA-256 over the weight files that are there: transformer, adapter, text encoder, autoencoder."""

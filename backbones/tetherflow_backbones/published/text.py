@@ -50,13 +50,21 @@ class PromptEncoder:
         Raises:
             WeightsError: The encoder or its tokenizer cannot be used.
         """
-        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]:
-            self._encode(new)
+        self.expect(prompts)
         rows = [self._known[prompt] for prompt in prompts]
         padded = torch.zeros(len(rows), self.text_len, rows[0].shape[1], dtype=self.dtype)
         for row, tokens in zip(padded, rows, strict=True):
             row[: len(tokens)] = tokens
         return padded.to(self.device)
+
+    def expect(self, prompts: Sequence[str]) -> None:
+        """Encode those of some prompts that are new, all of them while the encoder is in memory.
+
+        Raises:
+            WeightsError: The encoder or its tokenizer cannot be used.
+        """
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]:
+            self._encode(new)
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> None:

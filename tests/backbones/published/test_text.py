@@ -55,6 +55,13 @@ def test_known_prompts_need_no_encoder(encoder: PromptEncoder) -> None:
         encoder.encode(["a red circle", "blue"])
 
 
+def test_expected_prompts_are_known_then(encoder: PromptEncoder) -> None:
+    encoder.expect(["a red circle", "blue"])
+    encoder.weights.unlink()
+    assert encoder.encode(["blue"]).any()
+    assert encoder.encode(["a red circle"]).any()
+
+
 @pytest.mark.parametrize(
     ("raw", "cleaned"),
     [
