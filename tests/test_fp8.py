@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tetherflow.errors import KernelError
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, gelu, quantise, require_fp8
-from tetherflow.fp8_gelu import FP8, LARGEST, fuses, linear_gelu
+from tetherflow.fp8_gelu import FP8, LARGEST, fp8_linear_gelu, fuses
 
 
 def layer(bias: bool = True, inputs: int = 64, outputs: int = 48) -> nn.Linear:
@@ -91,11 +91,33 @@ def test_product_with_its_gelu_is_that_of_the_rounded_factors(bias: bool) -> Non
 
 
 @given(st.integers(1, 4), st.booleans(), st.floats(-8, 8), st.integers(0, 2**31))
-def test_no_output_exceeds_the_limit(rows: int, bias: bool, magnitude: float, seed: int) -> None:
+def test_no_hidden_number_exceeds_its_limit(rows: int, bias: bool, magnitude: float, seed: int) -> None:
     linear = layer(bias, 32, 16)
     x = torch.randn(rows, 32, generator=torch.Generator().manual_seed(seed)).bfloat16() * 2**magnitude
     _, limit = Fp8LinearGelu(linear)(x, longest(x))
-    assert float(Fp8Linear(linear)(x, longest(x)).abs().amax()) <= float(limit) * 1.05
+    # Tokens and weights are rounded to 8 bits, which may lengthen either by a sixteenth.
+    assert float(Fp8Linear(linear)(x, longest(x)).abs().amax()) <= float(limit) * 1.13
+    largest = linear.weight.float().norm(dim=1).amax() * longest(x)
+    offset = 0 if linear.bias is None else linear.bias.float().abs().amax()
+    assert float(limit) <= float(largest) * 1.07 + float(offset)
+
+
+@pytest.mark.parametrize(("scale", "row"), [(1, 1), (30, 10), (100, 10), (300, 1)])
+def test_outliers_cost_other_numbers_few_bits(scale: float, row: float) -> None:
+    """One channel is modulated by far more than the others, and one row of the weight is longer.
+
+    The limit of what comes in is then far too high for most tokens, as it is known before they are.
+    """
+    torch.manual_seed(0)
+    widen, narrow = nn.Linear(512, 1024), nn.Linear(1024, 512)
+    with torch.no_grad():
+        widen.weight[7] *= row
+    x = functional.layer_norm(torch.randn(64, 512), (512,))
+    x[:, 3] *= scale
+    exact = narrow(functional.gelu(widen(x), approximate="tanh")).detach()
+    limit = torch.tensor(scale * 512**0.5)
+    small = Fp8Linear(narrow.bfloat16())(*Fp8LinearGelu(widen.bfloat16())(x.bfloat16(), limit))
+    assert float((small.float() - exact).norm() / exact.norm()) < 0.08
 
 
 def test_gelu_by_an_exponential_is_gelu() -> None:
@@ -103,6 +125,7 @@ def test_gelu_by_an_exponential_is_gelu() -> None:
     torch.testing.assert_close(gelu(x), functional.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-5)
 
 
+@torch.no_grad()
 def test_operator_of_one_kernel_computes_what_the_layer_does() -> None:
     """On the CPU it is written out; `tests/gpu/test_fp8.py` holds cuBLASLt's kernel to it."""
     linear, x = layer(), tokens()
@@ -110,7 +133,7 @@ def test_operator_of_one_kernel_computes_what_the_layer_does() -> None:
     module = Fp8LinearGelu(linear)
     rows = quantise(x.flatten(0, -2), longest(x))
     assert module.bias is not None
-    found = linear_gelu(rows, module.weight, module.bias, longest(x), module.unit, LARGEST / limit)
+    found = fp8_linear_gelu(rows, module.weight, module.bias, longest(x), module.unit, LARGEST / limit)
     difference = (found.float() - small.float().flatten(0, -2)).abs()
     assert bool((difference <= small.float().flatten(0, -2).abs() / 7 + 2**-9).all())  # a step, at most
     assert not fuses(torch.device("cpu"))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tetherflow.errors import KernelError
-from tetherflow.fp8_gelu import FP8, LARGEST, fuses, linear_gelu
+from tetherflow.fp8_gelu import FP8, LARGEST, fp8_linear_gelu, fuses
 
 _MULTIPLE: Final = 16
 """Both widths of a matrix must be a multiple of it for the tensor cores."""
@@ -27,6 +27,7 @@ def quantise(x: Tensor, limit: Tensor) -> Tensor:
 
     What exceeds the limit becomes the limit. What is ten thousand times smaller keeps its three bits.
     """
+    # Whether the conversion itself saturates differs between devices and compilers.
     return (x.float() * (LARGEST / limit.clamp(min=_SMALLEST))).clamp(-LARGEST, LARGEST).to(FP8)
 
 
@@ -39,7 +40,7 @@ def scaled_product(
         rows: e4m3.
         limit: what the rows were quantised within, float32 scalar.
         weight: e4m3.
-        unit: of both: limit times unit is what a product of two numbers must be multiplied by.
+        unit: `unit_of` what the weight was quantised within.
         bias: `[out]`, of type `dtype`.
         dtype: type of the result.
     """
@@ -49,15 +50,12 @@ def scaled_product(
 
 
 def unit_of(weight_limit: Tensor) -> Tensor:
-    """The `unit` of products with a weight that was quantised within a limit."""
+    """What a product in e4m3 stands for, but for the limit of its rows: the weight's limit / 448²."""
     return weight_limit.clamp(min=_SMALLEST) / LARGEST**2
 
 
-class Fp8Linear(nn.Module):
-    """A linear layer whose weight is kept, and whose product is computed, in e4m3.
-
-    Each factor is rounded to 3 bits after the leading one, so a product of many terms is off by about 4 % of
-    its deviation.
+class _Fp8(nn.Module):
+    """A linear layer whose weight is kept in e4m3.
 
     Args:
         linear: the layer it stands in for; its weight is not kept.
@@ -85,6 +83,24 @@ class Fp8Linear(nn.Module):
         self.register_buffer("unit", unit_of(limit))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
+    def product(self, rows: Tensor, limit: Tensor) -> Tensor:
+        """Product of e4m3 rows `[N, in]`, quantised within a limit, with the weight, plus the bias."""
+        return scaled_product(rows, limit, self.weight, self.unit, self.bias, self.dtype)
+
+
+class Fp8Linear(_Fp8):
+    """A linear layer whose weight is kept, and whose product is computed, in e4m3.
+
+    Each factor is rounded to 3 bits after the leading one, so a product of many terms is off by about 4 % of
+    its deviation.
+
+    Args:
+        linear: the layer it stands in for; its weight is not kept.
+
+    Raises:
+        KernelError: Its widths do not suit.
+    """
+
     def forward(self, x: Tensor, limit: Tensor) -> Tensor:
         """The product with the weight, plus the bias.
 
@@ -96,12 +112,11 @@ class Fp8Linear(nn.Module):
             `[..., out]`, of the type that the weight was of.
         """
         rows = (x if x.dtype == FP8 else quantise(x, limit)).flatten(0, -2)
-        result = scaled_product(rows, limit, self.weight, self.unit, self.bias, self.dtype)
-        out: Tensor = result.unflatten(0, x.shape[:-1])
-        return out
+        result: Tensor = self.product(rows, limit).unflatten(0, x.shape[:-1])
+        return result
 
 
-class Fp8LinearGelu(Fp8Linear):
+class Fp8LinearGelu(_Fp8):
     """A linear layer in e4m3 with its GELU (tanh), whose result is in e4m3 too.
 
     On a GPU with `nvmath-python` installed, product, GELU and rounding are one kernel.
@@ -118,31 +133,34 @@ class Fp8LinearGelu(Fp8Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        # By Cauchy-Schwarz |w·x| is at most |w| |x|.
         lengths = torch.linalg.vector_norm(self.weight.float() * self.unit * LARGEST, dim=1)
         self.register_buffer("gain", lengths.amax())
         offset = torch.zeros_like(self.gain) if self.bias is None else self.bias.abs().amax().float()
         self.register_buffer("offset", offset)
-        self.fused = self.bias is not None and fuses(self.weight.device)
+        fusible = self.bias is not None and self.bias.dtype == torch.bfloat16
+        self.fused = fusible and fuses(self.weight.device)
 
-    def forward(self, x: Tensor, longest: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """GELU of the product with the weight, plus the bias.
 
         Args:
             x: `[..., in]`.
-            longest: Euclidean norm that no token of `x` exceeds, float32 scalar.
+            limit: what no number of `x` exceeds, float32 scalar.
 
         Returns:
             `[..., out]` in e4m3, and the limit that it was quantised within.
         """
-        rows = quantise(x.flatten(0, -2), longest)
-        limit = (longest * self.gain + self.offset).clamp(min=_SMALLEST)  # |GELU(x)| does not exceed |x|
+        tokens = x.flatten(0, -2)
+        rows = quantise(tokens, limit)
+        # |w·x| is at most |w| |x|, and |GELU(x)| at most |x|. How long tokens are is looked at, in the kernel
+        # that quantises them: what is known beforehand may be far more, and times the longest row too far.
+        longest = tokens.float().square().sum(dim=-1).amax().sqrt()
+        out_limit = (longest * self.gain + self.offset).clamp(min=_SMALLEST)
         if self.fused and self.bias is not None:
-            small = linear_gelu(rows, self.weight, self.bias, longest, self.unit, LARGEST / limit)
+            small = fp8_linear_gelu(rows, self.weight, self.bias, limit, self.unit, LARGEST / out_limit)
         else:
-            product = scaled_product(rows, longest, self.weight, self.unit, self.bias, self.dtype)
-            small = quantise(gelu(product), limit)
-        return small.unflatten(0, x.shape[:-1]), limit
+            small = quantise(gelu(self.product(rows, limit)), out_limit)
+        return small.unflatten(0, x.shape[:-1]), out_limit
 
 
 def gelu(x: Tensor) -> Tensor:

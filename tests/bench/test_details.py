@@ -75,12 +75,12 @@ def test_video_is_timed_to_the_file(details: Details) -> None:
 
 def test_8_bit_products_are_the_floor_of_a_recipe_that_asks_for_them() -> None:
     recipe = load_recipe("fifo", [*TOY, "runtime.matmul=fp8"])
-    kinds = [
-        (each.what, each.kernel, each.own)
-        for each in measure_details(recipe, Backbones()).roofline.operations
-    ]
+    operations = measure_details(recipe, Backbones()).roofline.operations
+    kinds = [(each.what, each.kernel, each.own) for each in operations]
     assert ("product", "fp8", True) in kinds
     assert ("product", "precision", False) in kinds
+    shapes = [floor.shape for each in operations if each.kernel == "fp8" for floor in each.floors]
+    assert len(shapes) > len(set(shapes))  # of one shape queries are in 8 bits, what attention gives is not
 
 
 def test_backbone_computes_as_before_when_it_has_been_measured() -> None:

@@ -48,6 +48,13 @@ def test_every_shape_has_a_kernel_of_its_own(graphs: Counter[str]) -> None:
     assert graphs == {"one size": 4}
 
 
+def test_options_are_those_that_the_compiler_knows() -> None:
+    """Torch looks at them at once, before anything is compiled."""
+    fusing._compiled.cache_clear()
+    assert callable(fusing.compiled(doubled))
+    fusing._compiled.cache_clear()
+
+
 def test_numbers_that_move_share_a_kernel(graphs: Counter[str]) -> None:
     for by in (0.1, 0.2, 0.3, 0.4, 0.5):
         assert torch.equal(fusing.compiled(scaled)(torch.ones(3), by=by), torch.full((3,), by))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 
 from tetherflow import Statistics
+from tetherflow.cache.statistics import moments
 
 sizes = st.tuples(
     st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.integers(1, 2), st.integers(1, 4)
@@ -26,6 +27,15 @@ def test_statistics_are_those_of_the_tokens(shape: tuple[int, ...], seed: int, m
     torch.testing.assert_close(
         found.variance.double(), x.double().var(dim=-3, correction=0), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("tokens_of_unit", [1, 7, 17, 36, 60])
+def test_compiled_they_are_pooled_from_pieces(tokens_of_unit: int) -> None:
+    x = tokens((2, 3, tokens_of_unit, 2, 4), 0) + 5 * tokens((2, 3, tokens_of_unit, 1, 1), 1)
+    mean, variance = torch.compile(moments, backend="eager", dynamic=False)(x)
+    torch.testing.assert_close(mean.double(), x.double().mean(dim=2), atol=1e-5, rtol=1e-5)
+    wanted = x.double().var(dim=2, correction=0)
+    torch.testing.assert_close(variance.double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 @given(shape=sizes, seed=st.integers(0, 1000))

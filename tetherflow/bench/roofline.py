@@ -17,7 +17,7 @@ from tetherflow.bench.against import passes_of
 from tetherflow.bench.stopwatch import seconds_of
 from tetherflow.cache.attention import Attention, AttentionName, attention_for
 from tetherflow.errors import KernelError
-from tetherflow.fp8 import quantise, require_fp8, scaled_product, unit_of
+from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, quantise, require_fp8, scaled_product, unit_of
 from tetherflow.rollout.session import Session
 from tetherflow.tuning import Tuning
 
@@ -122,8 +122,11 @@ def measure_roofline(session: Session, tuning: Tuning) -> Roofline:
     ]
     for text, calls in texts.items():
         floors.append(_attention("prompt attention", session.attention, session, text, passes * calls))
-    for product, calls in products.items():
-        floors += [_product(kind, session, product, passes * calls) for kind in kinds]
+    for (product, small), calls in products.items():
+        for kind in kinds:
+            # Of a recipe in 8 bits those that are; of another, what it would be if all were.
+            in_8_bits = kind == "fp8" and (small or tuning.products != "fp8")
+            floors.append(_product(kind, session, product, passes * calls, in_8_bits=in_8_bits))
     return Roofline(session.attention.name, tuning.products, tuple(floors))
 
 
@@ -147,10 +150,13 @@ def _product_kinds(session: Session, own: str) -> list[str]:
     return sorted(kinds, reverse=True)
 
 
-def _operations(session: Session, tuning: Tuning) -> tuple[Counter[Shape], Counter[Shape]]:
-    """Matrix products and attentions on the prompt of one pass, by shape: one pass is watched, uncompiled."""
+def _operations(session: Session, tuning: Tuning) -> tuple[Counter[tuple[Shape, bool]], Counter[Shape]]:
+    """Matrix products and attentions on the prompt of one pass, by shape: one pass is watched, uncompiled.
+
+    Products are told apart by whether they are in 8 bits, too.
+    """
     backbone = session.backbone
-    products: Counter[Shape] = Counter()
+    products: Counter[tuple[Shape, bool]] = Counter()
     texts: Counter[Shape] = Counter()
 
     def on_prompt(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -159,7 +165,8 @@ def _operations(session: Session, tuning: Tuning) -> tuple[Counter[Shape], Count
 
     def on_product(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         rows = inputs[0].numel() // module.in_features
-        products[rows, module.in_features, module.out_features] += 1
+        small = isinstance(module, Fp8Linear | Fp8LinearGelu)
+        products[(rows, module.in_features, module.out_features), small] += 1
 
     text = backbone.transformer.prepare_text(backbone.encode_prompts([""]))
     frames = session.chunk_frames
@@ -208,13 +215,13 @@ def _attention(what: str, kernel: Attention, session: Session, shape: Shape, cal
     return Floor(what, kernel.name, shape, calls, seconds, 4.0 * queries * keys * width)
 
 
-def _product(kind: str, session: Session, shape: Shape, calls: int) -> Floor:
+def _product(kind: str, session: Session, shape: Shape, calls: int, *, in_8_bits: bool) -> Floor:
     length, inputs, outputs = shape
     x, weight, bias = (
         torch.randn(*size, device=session.device, dtype=session.dtype)
         for size in ((length, inputs), (outputs, inputs), (outputs,))
     )
-    if kind == "fp8" and not (inputs % 16 or outputs % 16):
+    if in_8_bits and not (inputs % 16 or outputs % 16):
         limits = [tensor.abs().amax().float() for tensor in (x, weight)]
         rows, small = (quantise(tensor, limit) for tensor, limit in zip((x, weight), limits, strict=True))
         given = (rows, limits[0], small, unit_of(limits[1]), bias, session.dtype)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.fp8 import Fp8Linear
 from tetherflow_backbones.causal_wan.architecture import Architecture
-from tetherflow_backbones.causal_wan.feed_forward import FeedForward
+from tetherflow_backbones.causal_wan.feed_forward import FeedForward, product
 from tetherflow_backbones.causal_wan.modulation import Modulations, gated, longest_norm, modulate
 
 
@@ -54,6 +54,8 @@ class LayerNorm(nn.LayerNorm):
 class Projections(nn.Module):
     """Projections and query/key norms that self- and cross-attention share."""
 
+    q: nn.Module
+
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.heads = arch.num_heads
@@ -80,8 +82,8 @@ class SelfAttention(Projections):
         """Replace the three projections by one product over their joined weights, and free the originals."""
         if self.qkv is not None:
             return
-        parts = (self.q, self.k, self.v)
-        fused = nn.Linear(self.q.in_features, 3 * self.q.out_features, device="meta")
+        parts = [part for part in (self.q, self.k, self.v) if isinstance(part, nn.Linear)]
+        fused = nn.Linear(self.k.in_features, 3 * self.k.out_features, device="meta")
         fused.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]), requires_grad=False)
         fused.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]), requires_grad=False)
         self.qkv = fused
@@ -134,7 +136,15 @@ class CrossAttention(Projections):
 
 
 class Block(nn.Module):
-    """One transformer block: self-attention, cross-attention and feed-forward, modulated by time a frame."""
+    """One transformer block: self-attention, cross-attention and feed-forward, modulated by time a frame.
+
+    Attributes:
+        longest: Euclidean norm that no token exceeds of which cross-attention makes queries, float32 scalar;
+            None unless products are in 8 bits.
+        attention: computes cross-attention.
+    """
+
+    longest: Tensor | None
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -147,9 +157,6 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, arch.dim) / arch.dim**0.5)
         self.register_buffer("longest", None)
         self.attention: Attention = PLAIN
-
-    longest: Tensor | None
-    """Euclidean norm that no token exceeds of which cross-attention makes queries; None if not in 8 bits."""
 
     def forward(
         self,
@@ -191,15 +198,16 @@ class Block(nn.Module):
         return x, after.before(x, after_time)
 
     def quantise(self) -> None:
-        """Keep the weights of products that follow a norm in 8 bits; the originals are freed.
+        """Keep weights in 8 bits: of fused projections, queries on the prompt and the feed-forward network.
 
-        What attention gives goes through the two smallest products, and rounding it by itself would take what
-        they gain.
+        The originals are freed. What attention gives would have to be rounded by itself, which takes what its
+        product gains.
         """
+        if isinstance(self.cross_attn.q, nn.Linear):
+            self.longest = longest_norm(self.norm3.weight.detach(), self.norm3.bias.detach())
+            self.cross_attn.q = Fp8Linear(self.cross_attn.q)
         if isinstance(self.self_attn.qkv, nn.Linear):
             self.self_attn.qkv = Fp8Linear(self.self_attn.qkv)
-            self.cross_attn.add_module("q", Fp8Linear(self.cross_attn.q))
-            self.longest = longest_norm(self.norm3.weight.detach(), self.norm3.bias.detach())
         self.ffn.quantise()
 
     def _entering(self, x: Tensor, time: Modulations) -> tuple[Tensor, Tensor | None]:
@@ -245,9 +253,3 @@ class Glue:
             compiled(Block.after),
             frames,
         )
-
-
-def product(linear: nn.Module, x: Tensor, longest: Tensor | None) -> Tensor:
-    """A linear layer's product; in 8 bits it must know what no token's norm exceeds."""
-    result: Tensor = linear(x, longest) if isinstance(linear, Fp8Linear) else linear(x)
-    return result

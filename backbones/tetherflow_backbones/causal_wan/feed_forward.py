@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,12 +35,23 @@ class FeedForward(nn.Sequential):
             x: `[..., dim]`.
             longest: Euclidean norm that no token exceeds, float32 scalar; needed in 8 bits.
         """
-        widen, gelu, narrow = self
-        if isinstance(widen, Fp8LinearGelu) and longest is not None:
-            small: Tensor = narrow(*widen(x, longest))
-            return small
-        result: Tensor = narrow(gelu(widen(x)))
+        widen, activation, narrow = self
+        hidden = product(widen, x, longest)
+        result: Tensor = narrow(*hidden) if isinstance(hidden, tuple) else narrow(activation(hidden))
         return result
+
+
+def product(linear: nn.Module, x: Tensor, longest: Tensor | None) -> Any:
+    """What a linear layer makes of tokens; one in 8 bits must know what their norms do not exceed.
+
+    Raises:
+        TypeError: It does not know.
+    """
+    if not isinstance(linear, Fp8Linear | Fp8LinearGelu):
+        return linear(x)
+    if longest is None:
+        raise TypeError("a product in 8 bits must know how long tokens can be")
+    return linear(x, longest)
 
 
 class LinearGelu(nn.Linear):

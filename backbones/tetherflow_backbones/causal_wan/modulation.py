@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Modulation(NamedTuple):
-    """What one of them does to tokens.
+    """What time does to a block's tokens at attention, or at the feed-forward network.
 
     Attributes:
         shift: `[B, F, 1, dim]`.
@@ -26,7 +26,7 @@ class Modulation(NamedTuple):
 
 
 class Modulations(NamedTuple):
-    """Those of a block: of self-attention, and of the feed-forward network."""
+    """What time does to a block's tokens, at self-attention and at the feed-forward network."""
 
     attention: Modulation
     feed_forward: Modulation

@@ -62,7 +62,6 @@ class CausalWanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.num_layers))
         self.head = Head(arch)
         self._glue: Glue | None = None
-        self._in_8_bits = False
 
     def fuse(self) -> None:
         """Fuse every block's query, key and value projections, and its feed-forward network's first half.
@@ -88,7 +87,6 @@ class CausalWanTransformer(nn.Module):
             require_fp8(weight.device, weight.dtype)
             for block in self._blocks():
                 block.quantise()
-            self._in_8_bits = True
         self._glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else None
         for block in self._blocks():
             block.attention = tuning.attention
@@ -139,7 +137,9 @@ class CausalWanTransformer(nn.Module):
     def _modulations(self, time: Tensor) -> list[Modulations]:
         """What modulates each block, of embedded times `[B, F, dim]`."""
         by_time = self.time_projection(time.flatten(0, 1)).unflatten(1, (6, -1)).unflatten(0, time.shape[:2])
-        return modulations([block.modulation for block in self._blocks()], by_time, bounded=self._in_8_bits)
+        blocks = list(self._blocks())
+        bounded = any(block.longest is not None for block in blocks)  # then some products are in 8 bits
+        return modulations([block.modulation for block in blocks], by_time, bounded=bounded)
 
     def _run(
         self,

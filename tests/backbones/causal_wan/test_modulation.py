@@ -47,6 +47,18 @@ def test_no_token_is_longer_than_is_said() -> None:
             assert float(norms.amax()) <= float(longest) < 4 * float(norms.amax())
 
 
+@given(st.integers(0, 2**31))
+def test_the_longest_token_of_all_frames_and_samples_is_as_long_as_is_said(seed: int) -> None:
+    """Each is scaled evenly and shifted along itself, so that it gets as long as it can."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = functional.layer_norm(torch.randn(2, 3, 8, generator=generator), (8,), eps=0)
+    even, along = (3 * torch.rand(2, 3, 1, generator=generator) for _ in range(2))
+    by_time = torch.zeros(2, 3, 6, 8)
+    by_time[:, :, 0], by_time[:, :, 1] = along * normal, even - 1
+    shift, scale, _, longest = modulations([torch.zeros(1, 6, 8)], by_time, bounded=True)[0].attention
+    torch.testing.assert_close(modulate(normal, shift, scale).norm(dim=-1).amax(), longest)
+
+
 @given(st.integers(2, 16), st.floats(-5, 5), st.integers(0, 2**31))
 def test_a_token_along_the_largest_scale_is_as_long_as_is_said(dim: int, factor: float, seed: int) -> None:
     scale = torch.randn(dim, generator=torch.Generator().manual_seed(seed))

@@ -13,7 +13,7 @@ from tests.backbones.causal_wan.test_transformer import flow, noise
 from tetherflow.cache import Attention
 from tetherflow.cache.attention import PLAIN
 from tetherflow.errors import KernelError
-from tetherflow.fp8 import Fp8Linear
+from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import WanRotary
 
@@ -103,17 +103,40 @@ def test_fp8_products_round_a_few_percent() -> None:
     assert error() < 0.02
     model.tune(Tuning(products="fp8"))
     assert 0.005 < error() < 0.1
-    small = [module for module in model.modules() if isinstance(module, Fp8Linear)]
+    small = [module for module in model.modules() if isinstance(module, Fp8Linear | Fp8LinearGelu)]
     assert len(small) == 4 * EIGHTS.num_layers
     after = sum(p.numel() for block in model.blocks for p in block.parameters())
     weights = sum(module.in_features * module.out_features for module in small)
     assert before - after == weights + sum(module.out_features for module in small)
     model.tune(Tuning(products="fp8", compile=True), backend="aot_eager")
     assert 0.005 < error() < 0.1
+    for block in model.blocks:
+        longest = float(block.norm3(noise((50, 64)).bfloat16()).float().norm(dim=-1).amax())
+        assert longest <= 1.01 * float(block.longest) < 4 * longest
+
+
+@torch.inference_mode()
+def test_fp8_products_of_another_chunk_and_of_projections_that_are_not_fused() -> None:
+    latents, context = (x.bfloat16() for x in inputs(2, batch=2))
+    exact = flow(transformer(EIGHTS), latents.float(), context.float())
+    for fuses in (True, False):
+        model = transformer(EIGHTS).bfloat16()
+        if fuses:
+            model.fuse()
+        model.tune(Tuning(products="fp8", compile=True, chunk_frames=3), backend="aot_eager")
+        error = (flow(model, latents, context).float() - exact).norm() / exact.norm()
+        assert 0.005 < float(error) < 0.1
+
+
+def test_fp8_network_must_know_how_long_tokens_can_be() -> None:
+    block = transformer(EIGHTS).bfloat16().blocks[0]
+    block.quantise()
+    with pytest.raises(TypeError, match="must know how long tokens can be"):
+        block.ffn(noise((1, 4, 64)).bfloat16())
 
 
 def test_fp8_is_refused_where_widths_do_not_suit() -> None:
     fused = transformer().bfloat16()
     fused.fuse()
-    with pytest.raises(KernelError, match=r"a matrix of 72x24 does not suit fp8.*multiples of 16"):
+    with pytest.raises(KernelError, match=r"a matrix of 24x24 does not suit fp8.*multiples of 16"):
         fused.tune(Tuning(products="fp8"))
