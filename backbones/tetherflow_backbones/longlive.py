@@ -11,4 +11,4 @@ class LongLive(PublishedWan):
     checkpoint = "longlive"
     transformer_file = "Efficient-Large-Model/LongLive-1.3B/models/longlive_base.pt"
     lora_file = "Efficient-Large-Model/LongLive-1.3B/models/lora.pt"
-    training = Training(window=12, sink=3, positions="absolute", policies=("sink-window",))
+    training = Training(window=12, sink=3, positions="absolute", policies=(("longlive",), ("sink-window",)))
