@@ -40,7 +40,7 @@ def load_transformer(
     dtype: torch.dtype,
     weights: Weights = "auto",
     lora: Path | None = None,
-    lora_alpha: float = 1.0,
+    lora_alpha: float | None = None,
 ) -> CausalWanTransformer:
     """A transformer with the parameters of a checkpoint, in inference mode.
 
@@ -54,7 +54,7 @@ def load_transformer(
         dtype: their type.
         weights: which weights, of a file that holds several.
         lora: an adapter to merge in.
-        lora_alpha: its scale α.
+        lora_alpha: its scale α; None for its rank.
 
     Raises:
         WeightsError: A file is missing, truncated or of another architecture.
