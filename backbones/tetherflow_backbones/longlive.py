@@ -11,4 +11,5 @@ class LongLive(PublishedWan):
     checkpoint = "longlive"
     transformer_file = "Efficient-Large-Model/LongLive-1.3B/models/longlive_base.pt"
     lora_file = "Efficient-Large-Model/LongLive-1.3B/models/lora.pt"
-    training = Training(window=12, sink=3, positions="absolute", policies=("sink-window",))
+    lora_alpha = 256.0
+    training = Training(window=12, sink=3, positions="absolute", policies=(("longlive",), ("sink-window",)))

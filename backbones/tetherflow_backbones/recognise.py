@@ -42,7 +42,7 @@ def looks_like(shapes: Shapes) -> str:
     dim, channels = shapes["patch_embedding.weight"][:2]
     layers = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")), default=-1)
     name = _NAMED.get((dim, layers, channels), "of no published size")
-    ffn = shapes.get("blocks.0.ffn.0.weight", ("?",))[0]
+    ffn = next((shape[0] for name, shape in shapes.items() if name.endswith(".ffn.0.weight")), "?")
     return f"Wan's transformer with dim {dim}, ffn_dim {ffn}, num_layers {layers}, in_dim {channels} ({name})"
 
 

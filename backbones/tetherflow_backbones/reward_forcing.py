@@ -10,4 +10,4 @@ class RewardForcing(PublishedWan):
 
     checkpoint = "reward-forcing"
     transformer_file = "JaydenLu666/Reward-Forcing-T2V-1.3B/rewardforcing.pt"
-    training = Training(window=9, bank=3, positions="block-relative", policies=("sink-window", "ema-sink"))
+    training = Training(window=9, bank=3, positions="block-relative", policies=(("sink-window", "ema-sink"),))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -85,10 +86,13 @@ def files_of(path: Path) -> list[Path]:
         raise WeightsError(f"{path} is no index of a sharded checkpoint: {error!r}") from error
     files = [path.parent / name for name in shards]
     if missing := [file.name for file in files if not file.is_file()]:
-        raise WeightsError(
-            f"{path.parent} lacks {len(missing)} of {len(files)} shards: {', '.join(missing[:3])}"
-        )
+        raise WeightsError(f"{path.parent} lacks {len(missing)} of {len(files)} shards: {few(missing)}")
     return files
+
+
+def few(items: Sequence[str], limit: int = 3) -> str:
+    """The first of some words, for an error."""
+    return ", ".join(items[:limit]) + (", …" if len(items) > limit else "")
 
 
 def _safetensors(path: Path) -> dict[str, Stored]:
@@ -110,17 +114,39 @@ def _pickled(path: Path, choose: Callable[[Mapping[str, Any]], Any]) -> dict[str
         # Files older than PyTorch 1.6 are no archives and cannot be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"{path} cannot be read as a PyTorch file of tensors ({reason}); it may be truncated, or hold "
-            "more than weights, which is never loaded: fetch or copy it again, or convert it to safetensors"
+            f"{path} cannot be read as a PyTorch file of tensors ({_reason(error)}); it may be truncated, or "
+            "hold more than weights, which is never loaded: fetch or copy it again, or convert it to "
+            "safetensors"
         ) from error
-    state = choose(content) if isinstance(content, Mapping) else None
+    state = choose(content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise WeightsError(f"{path} holds no dictionary of tensors")
+        raise WeightsError(
+            f"{path} holds no dictionary of tensors; found: {_seen(state)}. "
+            "Save the tensors alone, by their names"
+        )
     return {
         str(name): Stored(tuple(tensor.shape), partial(_itself, tensor)) for name, tensor in state.items()
     }
+
+
+def _reason(error: Exception) -> str:
+    """Why a PyTorch file cannot be read, without PyTorch's advice to read it unsafely."""
+    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"it refers to {refused[1]}"
+    if isinstance(error, (pickle.UnpicklingError, KeyError)):
+        return "its content is no pickle of tensors"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _seen(state: object) -> str:
+    """What stands where a dictionary of tensors should."""
+    if not isinstance(state, Mapping):
+        return type(state).__name__
+    others = [
+        f"{key} ({type(value).__name__})" for key, value in state.items() if not isinstance(value, Tensor)
+    ]
+    return few(others) or "an empty one"
 
 
 def _itself(tensor: Tensor) -> Tensor:

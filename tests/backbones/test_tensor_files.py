@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,15 @@ def test_truncated_pytorch_file(tmp_path: Path, archive: bool, kept: int) -> Non
     path = tmp_path / "w.pt"
     torch.save({"a": torch.zeros(100)}, path, _use_new_zipfile_serialization=archive)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=r"w.pt cannot be read as a PyTorch file of tensors"):
+    with pytest.raises(WeightsError, match=r"w.pt cannot be read as a PyTorch file of tensors \(\w"):
         open_tensors(path)
+
+
+def test_another_file_under_the_name_of_one(tmp_path: Path) -> None:
+    for content in ("<html>not found</html>", "hello world"):
+        (tmp_path / "w.pt").write_text(content)
+        with pytest.raises(WeightsError, match=r"\(its content is no pickle of tensors\)"):
+            open_tensors(tmp_path / "w.pt")
 
 
 class Trap:
@@ -126,10 +134,29 @@ def test_code_in_a_checkpoint_is_never_executed(tmp_path: Path, monkeypatch: pyt
     assert not Path("sprung").exists()
 
 
-@pytest.mark.parametrize("content", [{}, [torch.zeros(1)], {"a": 3}, {"a": {"b": torch.zeros(1)}}])
-def test_content_that_is_no_state(tmp_path: Path, content: object) -> None:
+@pytest.mark.parametrize(("more", "name"), [(Trap(), r"\w+\.mkdir"), (Namespace(), r"argparse\.Namespace")])
+def test_what_is_more_than_weights_is_named_without_advice_to_trust_it(
+    tmp_path: Path, more: object, name: str
+) -> None:
+    torch.save({"a": torch.zeros(1), "b": more}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=rf"\(it refers to {name}\); it may be truncated") as caught:
+        open_tensors(tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({}, "an empty one"),
+        ([torch.zeros(1)], "list"),
+        ({"a": 3, "b": torch.zeros(1)}, r"a \(int\)"),
+        ({"state_dict": {"b": torch.zeros(1)}, "step": 3}, r"state_dict \(dict\), step \(int\)"),
+        (dict.fromkeys("abcd", 3), r"a \(int\), b \(int\), c \(int\), …"),
+    ],
+)
+def test_content_that_is_no_state(tmp_path: Path, content: object, found: str) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match="holds no dictionary of tensors"):
+    with pytest.raises(WeightsError, match=f"holds no dictionary of tensors; found: {found}. Save"):
         open_tensors(tmp_path / "w.pt")
 
 

@@ -8,16 +8,21 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.cli.test_commands import call
 from tests.weights.hub_server import COMMIT, Served, serving, sha256
 from tetherflow.errors import OutputError, WeightsError
 from tetherflow.weights import PublishedFile
 from tetherflow.weights.fetch import Fetched, carry_out, in_words, plan
 from tetherflow.weights.folder import read_lock
 from tetherflow.weights.hub import Hub
+from tetherflow_backbones.reward_forcing import RewardForcing
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
 CONTENT = {"o/big/sub/w.bin": bytes(range(256)) * 100_000, "o/small/vae.bin": b"autoencoder"}
+OWN = RewardForcing.transformer_file
+"""A file of which neither size nor commit is pinned."""
+
 BLOCK = 10 * 1024 * 1024
 """What huggingface_hub writes at a time."""
 
@@ -90,8 +95,11 @@ def test_so_does_one_that_was_given_up(hub: Served, tmp_path: Path) -> None:
         fetch(tmp_path, pinned("o/big/sub/w.bin"))
     assert not (tmp_path / "o/big/sub/w.bin").exists()
     hub.files |= CONTENT
-    fetch(tmp_path, pinned("o/big/sub/w.bin"))
+    again = plan([pinned("o/big/sub/w.bin")], tmp_path)
+    assert (again.begun_bytes, again.download_bytes) == (BLOCK, len(CONTENT["o/big/sub/w.bin"]) - BLOCK)
+    carry_out(again)
     assert hub.ranges[-1] == f"bytes={BLOCK}-"
+    assert plan([pinned("o/big/sub/w.bin")], tmp_path).begun_bytes == 0
 
 
 def test_what_huggingface_hub_has_cached_is_not_downloaded(
@@ -192,6 +200,28 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     huge = attrs.evolve(found, missing=(published("o/big/x", size=10**18),))
     with pytest.raises(OutputError, match=r"1000000000.00 GB are to be downloaded, but only .* are free"):
         carry_out(huge)
+
+
+@pytest.mark.parametrize(("there", "rest"), [(0, 100), (95, 5), (100, 0), (101, 100)])
+def test_what_an_earlier_try_left_is_not_downloaded_again(tmp_path: Path, there: int, rest: int) -> None:
+    """More than there should be is thrown away."""
+    file = published("o/big/x", revision=COMMIT, size=100)
+    file.partial(tmp_path).parent.mkdir(parents=True)
+    file.partial(tmp_path).write_bytes(bytes(there))
+    assert attrs.evolve(plan([], tmp_path), missing=(file,)).download_bytes == rest
+
+
+def test_the_announcement_counts_it(hub: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    *others, own = sorted(RewardForcing.published_files(), key=lambda file: file.name == OWN)
+    for file in others:
+        file.place(tmp_path).parent.mkdir(parents=True, exist_ok=True)
+        file.place(tmp_path).write_bytes(b"no weights")
+    hub.files[OWN] = bytes(3_000_000)
+    partial = attrs.evolve(own, revision=COMMIT).partial(tmp_path)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(1_000_000))
+    assert call("fetch", "reward-forcing", "--folder", str(tmp_path)) == 2  # at the files that are no weights
+    assert "to download: 1 files, 2.00 MB besides 1.00 MB from an earlier try (" in capsys.readouterr().err
 
 
 def test_sizes_in_words() -> None:

@@ -49,7 +49,8 @@ def command(
     typer.echo(f"{backbone}: {len(files)} files in {found.folder}", err=True)
     if found.missing:
         need, free = in_words(found.download_bytes), in_words(found.free_bytes)
-        typer.echo(f"to download: {len(found.missing)} files, {need} ({free} free)", err=True)
+        begun = f" besides {in_words(found.begun_bytes)} from an earlier try" if found.begun_bytes else ""
+        typer.echo(f"to download: {len(found.missing)} files, {need}{begun} ({free} free)", err=True)
     carry_out(found, _report)
 
 

@@ -30,8 +30,13 @@ class Plan:
 
     @property
     def download_bytes(self) -> int:
-        """How much is to be downloaded."""
-        return sum(file.size or 0 for file in self.missing)
+        """How much is to be downloaded still."""
+        return sum(file.size or 0 for file in self.missing) - self.begun_bytes
+
+    @property
+    def begun_bytes(self) -> int:
+        """How much of the missing files earlier downloads, which were cut off, left to go on from."""
+        return sum(_begun(file, self.folder) for file in self.missing)
 
     @property
     def free_bytes(self) -> int:
@@ -118,6 +123,13 @@ def in_words(count: int) -> str:
         if count >= size / 10:
             return f"{count / size:.2f} {unit}"
     return f"{count / 1e3:.1f} kB"
+
+
+def _begun(file: PublishedFile, folder: Path) -> int:
+    """How much of a file an earlier download left; none of it counts if it is more than there should be."""
+    partial = file.partial(folder)
+    found = partial.stat().st_size if partial.is_file() else 0
+    return found if found <= (file.size or 0) else 0
 
 
 def _check(file: PublishedFile, folder: Path) -> Fetched:

@@ -69,8 +69,7 @@ class Hub:
             HubUnreachable: The Hub does not answer, or stopped answering.
             OutputError: The folder cannot be written.
         """
-        place, library = file.place(folder), self._library
-        partial = place.with_name(f".{place.name}.{file.revision}.partial")
+        place, partial, library = file.place(folder), file.partial(folder), self._library
         cached = library.try_to_load_from_cache(file.repo, file.path, revision=file.revision)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

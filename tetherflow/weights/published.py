@@ -33,3 +33,8 @@ class PublishedFile:
     def place(self, folder: Path) -> Path:
         """Where it belongs in a folder of weights."""
         return folder / self.repo / self.path
+
+    def partial(self, folder: Path) -> Path:
+        """Where a download of it is kept until it is whole; another commit's is another file."""
+        place = self.place(folder)
+        return place.with_name(f".{place.name}.{self.revision}.partial")

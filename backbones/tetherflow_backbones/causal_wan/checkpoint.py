@@ -19,8 +19,8 @@ from tetherflow_backbones.tensor_files import Stored, open_tensors
 Weights = Literal["auto", "ema", "raw"]
 """Which weights of a training run: their moving average where there is one, the average, or the last ones."""
 
-PREFIX: Final = "model."
-"""What published checkpoints put before every parameter's name."""
+PREFIXES: Final = ("model.", "module.")
+"""What published checkpoints and DistributedDataParallel put before every parameter's name, in any order."""
 
 WRAPPERS: Final = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """What training frameworks leave within parameters' names."""
@@ -40,21 +40,21 @@ def load_transformer(
     dtype: torch.dtype,
     weights: Weights = "auto",
     lora: Path | None = None,
-    lora_alpha: float = 1.0,
+    lora_alpha: float | None = None,
 ) -> CausalWanTransformer:
     """A transformer with the parameters of a checkpoint, in inference mode.
 
     Tensors go from the file to the device one by one; the host never holds the model.
 
     Args:
-        path: what `open_tensors` opens: under the published names, with or without their `model.` prefix and
+        path: what `open_tensors` opens: under the published names, with or without their prefixes and
             wrappers, at the top or as `generator_ema` or `generator`.
         arch: the sizes that the file must have.
         device: where the parameters go.
         dtype: their type.
         weights: which weights, of a file that holds several.
         lora: an adapter to merge in.
-        lora_alpha: its scale α.
+        lora_alpha: its scale α; None for its rank.
 
     Raises:
         WeightsError: A file is missing, truncated or of another architecture.
@@ -80,7 +80,8 @@ def plain_names(path: Path, stored: Mapping[str, Stored]) -> dict[str, Stored]:
         short = name
         for wrapper in WRAPPERS:
             short = short.replace(wrapper, "")
-        short = short.removeprefix(PREFIX)
+        while short.startswith(PREFIXES):
+            short = short.partition(".")[2]
         if short in plain:
             raise WeightsError(f"{path} holds {short} twice, once as {name}")
         plain[short] = tensor

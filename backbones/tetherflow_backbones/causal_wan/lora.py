@@ -18,14 +18,14 @@ PREFIX: Final = "base_model.model."
 
 
 def merge_lora(
-    weights: Mapping[str, Stored], path: Path, alpha: float, device: torch.device
+    weights: Mapping[str, Stored], path: Path, alpha: float | None, device: torch.device
 ) -> dict[str, Stored]:
     """Weights with an adapter merged in, W + (α / rank) · B A, computed in float32 as each is read.
 
     Args:
         weights: the weights by name.
         path: the adapter, under PEFT's names; LongLive keeps it in `generator_lora`.
-        alpha: its scale.
+        alpha: its scale α; None for the rank, which merges B A as it is.
         device: where the products are computed.
 
     Raises:
@@ -39,7 +39,7 @@ def merge_lora(
         wanted = (up.shape[0], down.shape[1])
         if weights[name].shape != wanted or up.shape[1] != down.shape[0]:
             raise WeightsError(f"{path} adapts {name} as {list(wanted)}; it is {list(weights[name].shape)}")
-        scale = alpha / down.shape[0]
+        scale = 1.0 if alpha is None else alpha / down.shape[0]
         merged[name] = Stored(wanted, partial(_merged, weights[name], down, up, scale, device))
     return merged
 

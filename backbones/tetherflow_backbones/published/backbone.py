@@ -40,6 +40,7 @@ class PublishedWan(CausalWanBackbone):
         checkpoint: the name in recipes, for messages.
         transformer_file: the transformer among the published files (`pins.yaml`).
         lora_file: the adapter that belongs to it; None if there is none.
+        lora_alpha: that adapter's scale α; None for its rank.
         training: the cache with which it was trained.
     """
 
@@ -47,6 +48,7 @@ class PublishedWan(CausalWanBackbone):
     checkpoint: ClassVar[str]
     transformer_file: ClassVar[str]
     lora_file: ClassVar[str | None] = None
+    lora_alpha: ClassVar[float | None] = None
     training: ClassVar[Training] = Training()
 
     def __init__(
@@ -73,7 +75,7 @@ class PublishedWan(CausalWanBackbone):
             dtype=dtype,
             weights=options.weights,
             lora=self._lora(),
-            lora_alpha=options.lora_alpha,
+            lora_alpha=self._lora_alpha(),
         )
         self._use(transformer, options.latent_size, parity=parity)
         self._prompts: PromptEncoder | None = None
@@ -126,10 +128,16 @@ class PublishedWan(CausalWanBackbone):
         return load_vae(path, device=self._device, dtype=dtypes[self.options.vae_precision])
 
     def _lora(self) -> Path | None:
-        """The adapter to merge: the user's, or the checkpoint's own."""
-        if self.options.lora is not None or self.lora_file is None:
+        """The adapter to merge: the user's, or the checkpoint's own if the transformer is, too."""
+        if self.options.lora is not None or self.options.transformer is not None or self.lora_file is None:
             return self.options.lora
         return self._part(None, self.lora_file, "lora")
+
+    def _lora_alpha(self) -> float | None:
+        """The scale of the adapter to merge."""
+        if self.options.lora_alpha is not None or self.options.lora is not None:
+            return self.options.lora_alpha
+        return self.lora_alpha
 
     def _place(self, name: str) -> Path:
         """Where a published file or folder belongs."""

@@ -63,8 +63,17 @@ class PublishedOptions(BackboneOptions):
         default="auto",
         description="Of several in the checkpoint: the moving average, the last ones, or auto.",
     )
-    lora: Path | None = Field(default=None, description="Adapter that is merged into the transformer.")
-    lora_alpha: float = Field(default=256.0, gt=0, description="The adapter's scale α; it acts as α / rank.")
+    lora: Path | None = Field(
+        default=None,
+        description="Adapter that is merged into the transformer; the checkpoint's own, if it has one, where "
+        "neither an adapter nor a transformer is named.",
+    )
+    lora_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        description="The adapter's scale α, which acts as α / rank; if omitted, the rank, and 256 for "
+        "longlive's own adapter.",
+    )
     text_encoder: Path | None = Field(
         default=None, description="Checkpoint of UMT5-XXL, as Wan2.1 or transformers publish it."
     )

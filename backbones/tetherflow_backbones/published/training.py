@@ -18,15 +18,16 @@ class Training:
         sink: first frames that stayed among them.
         bank: frames after the sink that took in what left the window.
         positions: key positions.
-        policies: stage plugins of the policy that it was trained with; None if it was trained on videos that
-            fit into the window, so that any policy is as foreign to it as any other.
+        policies: stage plugins of the policy that it was trained with, once for each way to write it;
+            none if it was trained on videos that fit into the window, so that any policy is as foreign to it
+            as any other.
     """
 
     window: int = 21
     sink: int = 0
     bank: int = 0
     positions: Positions = "absolute"
-    policies: tuple[str, ...] | None = None
+    policies: tuple[tuple[str, ...], ...] = ()
 
     def advice(self, name: str, chunk_frames: int, use: CacheUse) -> list[str]:
         """What speaks against a use of the cache.
@@ -37,12 +38,13 @@ class Training:
             use: the cache's use.
         """
         found = []
-        if self.policies is not None and use.policies != self.policies:
+        if self.policies and use.policies not in self.policies:
+            trained = " or ".join(map(_list, self.policies))
             found.append(
-                f"{name} was trained with the policy {_list(self.policies)}, and meets {_list(use.policies)} "
+                f"{name} was trained with the policy {trained}, and meets {_list(use.policies)} "
                 "for the first time here; a policy without training is better tried on self-forcing"
             )
-        elif self.policies is not None and _kept(use.layout) != (self.sink, self.bank, self.window):
+        elif self.policies and _kept(use.layout) != (self.sink, self.bank, self.window):
             sink, bank, window = _kept(use.layout)
             found.append(
                 f"{name} was trained with {self.sink} sink frames and a bank of {self.bank} in a window of "
@@ -53,7 +55,7 @@ class Training:
                 f"{name} was trained to attend to {self.window} latent frames at most; this recipe's budget "
                 f"is {use.layout.budget}"
             )
-        if self.policies is not None and use.positions != self.positions:
+        if self.policies and use.positions != self.positions:
             found.append(
                 f"{name} was trained with {self.positions} positions; this recipe's are {use.positions}"
             )

@@ -37,7 +37,16 @@ def test_weights_come_back(tmp_path: Path, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["model.", "", "model._fsdp_wrapped_module.", "_fsdp_wrapped_module.model."]
+    "prefix",
+    [
+        "model.",
+        "",
+        "model._fsdp_wrapped_module.",
+        "_fsdp_wrapped_module.model.",
+        "module.",
+        "module.model.",
+        "model.module.",
+    ],
 )
 @pytest.mark.parametrize("keys", [(), ("generator_ema",), ("generator",)])
 def test_training_checkpoints_of_every_layout(tmp_path: Path, prefix: str, keys: tuple[str, ...]) -> None:
@@ -105,8 +114,25 @@ def test_another_architecture(tmp_path: Path, change: dict[str, int], text: str)
 def test_stray_parameter(tmp_path: Path) -> None:
     path = save(transformer(), tmp_path / "w.safetensors")
     save_file({**load_file(path), "model.extra": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match="1 are unexpected: extra"):
+    with pytest.raises(WeightsError, match=r"w.safetensors does not fit: 1 are unexpected: extra. Otherwise"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("blocks.1.ffn.0.bias", r"1 parameter is missing: blocks.1.ffn.0.bias\."),
+        ("blocks.0.ffn.0.weight", r"1 parameter is missing: blocks.0.ffn.0.weight\."),
+        ("blocks.1.cross_attn", r"10 parameters are missing: blocks.1.cross_attn.k.bias, .*, …\."),
+    ],
+)
+def test_a_file_that_lacks_parameters_is_incomplete_and_no_other_model(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    state = {key: tensor for key, tensor in transformer().state_dict().items() if name not in key}
+    with pytest.raises(WeightsError, match=f"is incomplete: {text} Otherwise .*, as it should") as caught:
+        load(save_pt(tmp_path / "w.pt", state))
+    assert "another architecture" not in str(caught.value)
 
 
 def test_one_parameter_under_two_names(tmp_path: Path) -> None:

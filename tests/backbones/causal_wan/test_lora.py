@@ -29,7 +29,7 @@ def adapter(middle: str = "") -> dict[str, Tensor]:
     return found
 
 
-def merged(tmp_path: Path, content: object, alpha: float = 6.0) -> dict[str, Tensor]:
+def merged(tmp_path: Path, content: object, alpha: float | None = 6.0) -> dict[str, Tensor]:
     base, lora = save(transformer(), tmp_path / "base.safetensors"), tmp_path / "lora.pt"
     torch.save(content, lora)
     return load_transformer(
@@ -54,6 +54,11 @@ def test_merged_weights_act_as_base_and_adapter(tmp_path: Path, middle: str, wra
             functional.linear(rows, a), b
         )
         torch.testing.assert_close(functional.linear(rows, found[name]), aside, atol=1e-4, rtol=1e-4)
+
+
+def test_the_scale_is_the_rank_by_default(tmp_path: Path) -> None:
+    implied, named = (merged(tmp_path, adapter(), alpha) for alpha in (None, float(RANK)))
+    assert all(torch.equal(implied[name], named[name]) for name in named)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from tests.backbones.causal_wan.models import transformer
 from tests.backbones.causal_wan.test_lora import RANK
@@ -112,21 +113,52 @@ def use(backbone: PublishedWan, part: str) -> None:
         backbone.encode_prompts(["red"])
 
 
-def test_an_adapter_is_merged_and_longlives_is_its_own(tmp_path: Path) -> None:
-    base = transformer(ARCH).state_dict()
-    name = "blocks.0.ffn.0"
-    out, inner = base[f"{name}.weight"].shape
-    lora = {
-        f"base_model.model.{name}.lora_A.weight": torch.ones(RANK, inner),
-        f"base_model.model.{name}.lora_B.weight": torch.ones(out, RANK),
+ADAPTED = "blocks.0.ffn.0"
+
+
+def adapter(rank: int) -> dict[str, Tensor]:
+    """An adapter of one layer, all ones: merged, it adds α to each weight."""
+    out, inner = transformer(ARCH).state_dict()[f"{ADAPTED}.weight"].shape
+    return {
+        f"base_model.model.{ADAPTED}.lora_A.weight": torch.ones(rank, inner),
+        f"base_model.model.{ADAPTED}.lora_B.weight": torch.ones(out, rank),
     }
+
+
+def added(backbone: PublishedWan) -> float:
+    """What merging added to each weight of the adapted layer."""
+    name = f"{ADAPTED}.weight"
+    change = backbone.transformer.state_dict()[name] - transformer(ARCH).state_dict()[name]
+    torch.testing.assert_close(change, change.mean().expand_as(change))
+    return round(change.mean().item(), 3)
+
+
+@pytest.mark.parametrize(("named", "wanted"), [({}, 1.0), ({"lora_alpha": 4}, 4.0)])
+def test_a_users_adapter_is_as_strong_as_it_was_trained(
+    folder: Path, tmp_path: Path, named: dict[str, float], wanted: float
+) -> None:
+    torch.save(adapter(rank=1), tmp_path / "lora.pt")
+    assert added(load(folder, lora=tmp_path / "lora.pt", **named)) == wanted
+
+
+def test_longlive_merges_its_own_adapter_into_its_own_transformer_alone(tmp_path: Path) -> None:
     save_model(tmp_path, LongLive.transformer_file, "generator")
-    settings = LongLive.Options.model_validate({"folder": tmp_path} | SETTINGS)
+    merged = save_pt(tmp_path / "merged.pt", transformer(ARCH).state_dict())
+    torch.save(adapter(rank=1), tmp_path / "mine.pt")
+
+    def longlive(**changes: Path) -> LongLive:
+        settings = {"folder": tmp_path} | SETTINGS | changes
+        return LongLive(LongLive.Options.model_validate(settings), device=CPU)
+
     with pytest.raises(WeightsError, match="fetch longlive"):
-        LongLive(settings, device=CPU)
-    torch.save({"generator_lora": lora}, tmp_path / str(LongLive.lora_file))
-    merged = LongLive(settings, device=CPU).transformer.state_dict()[f"{name}.weight"]
-    torch.testing.assert_close(merged, base[f"{name}.weight"] + 256.0)  # α/r · B A = 256/2 · 2
+        longlive()
+    assert added(longlive(transformer=merged)) == 0  # and its own adapter need not be there
+    torch.save({"generator_lora": adapter(RANK)}, tmp_path / str(LongLive.lora_file))
+    assert added(longlive()) == 256
+    assert added(longlive(transformer=merged)) == 0
+    assert added(longlive(transformer=merged, lora=tmp_path / "mine.pt")) == 1
+    assert added(longlive(lora=tmp_path / "mine.pt")) == 1
+    assert longlive(transformer=merged).weights_digest() != longlive().weights_digest()
 
 
 def test_weights_are_identified_by_all_their_files(folder: Path, tmp_path: Path) -> None:

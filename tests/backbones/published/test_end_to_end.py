@@ -109,7 +109,13 @@ def test_a_recipe_against_the_checkpoints_training_runs_with_a_warning(
     save_model(tmp_path, cls.transformer_file, "generator")
     path = shrink("self-forcing-tethercache", tmp_path, use="longlive", weights="raw")
     assert call("check", str(path)) == 0
-    assert "warning: longlive was trained with the policy sink-window" in capsys.readouterr().err
+    assert "warning: longlive was trained with the policy longlive or sink-window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["longlive", "longlive-switch"])
+def test_longlives_weights_know_longlives_policy(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("check", recipe, "--set", "backbone.use=longlive") == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -118,7 +124,7 @@ def test_shipped_recipes_suit_their_checkpoints(recipe: str) -> None:
     loaded, training = load_recipe(recipe), checkpoint(recipe).training
     assert advice_on(loaded) == []
     assert loaded.cache.budget == training.window
-    if training.policies is not None:
+    if training.policies:
         layout = layout_of(loaded)
         assert (layout.sink, layout.bank) == (training.sink, training.bank)
         assert loaded.cache.positions == training.positions

@@ -89,7 +89,7 @@ def test_checkpoints_that_any_policy_may_use(name: str) -> None:
         (
             "longlive",
             TETHERCACHE,
-            "longlive was trained with the policy sink-window, and meets recall-window \\+ rel",
+            "longlive was trained with the policy longlive or sink-window, and meets recall-window \\+ rel",
         ),
         ("longlive", attrs.evolve(SINK, positions="block-relative"), "was trained with absolute positions"),
         (
@@ -119,3 +119,4 @@ def test_uses_that_a_checkpoint_was_not_trained_for(name: str, used: CacheUse, t
 
 def test_a_checkpoint_used_as_trained_is_fine() -> None:
     assert checkpoint("longlive").advice(SINK) == []
+    assert checkpoint("longlive").advice(attrs.evolve(SINK, policies=("longlive",))) == []

@@ -69,6 +69,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     state = umt5_original(umt5())
     del state["blocks.1.ffn.fc2.weight"]
     with pytest.raises(
-        WeightsError, match=r"1 parameters are missing: encoder.block.1.layer.1.DenseReluDense.wo"
+        WeightsError,
+        match=r"is incomplete: 1 parameter is missing: encoder.block.1.layer.1.DenseReluDense.wo",
     ):
         hidden(save_pt(tmp_path / "t5.pth", state, prefix=""))

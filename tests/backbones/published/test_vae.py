@@ -83,7 +83,8 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     state = vae_original(vae())
     del state["decoder.upsamples.3.time_conv.bias"]
     with pytest.raises(
-        WeightsError, match=r"1 parameters are missing: decoder.up_blocks.0.upsamplers.0.time_conv"
+        WeightsError,
+        match=r"is incomplete: 1 parameter is missing: decoder.up_blocks.0.upsamplers.0.time_conv",
     ):
         load(save_pt(tmp_path / "Wan2.1_VAE.pth", state, prefix=""))
 
