@@ -9,10 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.backbones.test_synthetic import OVERRIDES
 from tetherflow.backbone import Backbone
 from tetherflow.errors import RecipeError
 from tetherflow.plugins import load_backbone
+from tetherflow.recipe import load_recipe
 from tetherflow.rollout.first_frames import first_latents
+from tetherflow.rollout.open_session import open_session
+from tetherflow.rollout.readers import read_video
 from tetherflow.rollout.writers import VideoWriter
 
 CPU = torch.device("cpu")
@@ -45,6 +49,17 @@ def test_the_picture_is_turned_scaled_and_cropped(tmp_path: Path, backbone: Back
     seen = (latents[0, 0, 0] + 3.2) * 40
     assert (seen[:, :4] - 100).abs().max() <= 1
     assert (seen[:, 5:] - 200).abs().max() <= 1  # between them, where both are blended, is a column
+
+
+def test_a_clip_encoded_in_pieces_equals_one_encoded_at_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = open_session(load_recipe("fifo", OVERRIDES), CPU).backbone
+    with VideoWriter(tmp_path / "clip.mp4", fps=16) as writer:
+        writer.append(torch.randint(256, (43, 3, 32, 48), dtype=torch.uint8))
+    whole = backbone.encoder()(read_video(tmp_path / "clip.mp4")[None, 2:])
+    found = first_latents(tmp_path / "clip.mp4", backbone, 12, CPU)
+    assert found.shape == whole.shape == (1, 11, *backbone.latent_shape)
+    assert (found - whole).abs().max() <= 1e-5
 
 
 def test_a_clip_that_fills_the_rollout_is_refused(tmp_path: Path, backbone: Backbone) -> None:

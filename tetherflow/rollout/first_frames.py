@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,13 +16,16 @@ from tetherflow.errors import RecipeError
 from tetherflow.recipe.parts import LATENT_STRIDE
 from tetherflow.rollout.clip import Clip
 
+_AT_ONCE: Final = 3 * LATENT_STRIDE
+"""Video frames that are encoded at once."""
+
 
 def first_latents(path: Path, backbone: Backbone, latent_frames: int, device: torch.device) -> Tensor:
     """Encode what a rollout begins with.
 
     The picture is scaled and cropped to the backbone's size, and a video resampled to its frame rate. Of
     these frames up to three are lost at the start, so that the rest fills whole latent frames: 1 + 4 (F - 1)
-    video frames.
+    video frames. It is read and encoded piece by piece, so that a long one needs no memory.
 
     Args:
         path: a video or an image.
@@ -43,8 +49,9 @@ def first_latents(path: Path, backbone: Backbone, latent_frames: int, device: to
         )
     height, width = _frame_size(backbone, device)
     frames = clip.frames((len(clip) - 1) % LATENT_STRIDE)
-    fitted = torch.stack([_fit(frame, height, width) for frame in frames])
-    return backbone.encode_video(fitted[None].to(device)).float()
+    encoder = backbone.encoder()
+    pieces = _pieces(_fit(frame, height, width) for frame in frames)
+    return torch.cat([encoder(piece[None].to(device)).float() for piece in pieces], dim=1)
 
 
 def _frame_size(backbone: Backbone, device: torch.device) -> tuple[int, int]:
@@ -52,6 +59,14 @@ def _frame_size(backbone: Backbone, device: torch.device) -> tuple[int, int]:
     latents = torch.zeros(1, 1, *backbone.latent_shape, device=device)
     height, width = backbone.decoder()(latents).shape[-2:]
     return height, width
+
+
+def _pieces(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Frames as an encoder takes them, `[n, 3, h, w]`: n is 1 + 4k in the first piece and 4k later."""
+    size = 1 + _AT_ONCE
+    while piece := list(islice(frames, size)):
+        yield torch.stack(piece)
+        size = _AT_ONCE
 
 
 def _fit(frame: Tensor, height: int, width: int) -> Tensor:
