@@ -60,6 +60,22 @@ class CacheUse:
     chunk_frames: int
 
 
+class VideoEncoder(Protocol):
+    """Encodes one video's frames as they come."""
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Encode the next frames.
+
+        Args:
+            frames: uint8 RGB `[B, n, 3, height, width]`; n is 1 + 4 (F − 1) in the first call and 4 F in
+                later ones.
+
+        Returns:
+            `[B, F, C, H, W]`, the latents of the next F latent frames, as of the whole video encoded at once.
+        """
+        ...
+
+
 class VideoDecoder(Protocol):
     """Decodes one rollout's latents as they come."""
 
@@ -175,6 +191,10 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def encoder(self) -> VideoEncoder:
+        """A new streaming encoder, for one video."""
+
+    @abstractmethod
     def decoder(self) -> VideoDecoder:
         """A new streaming decoder, for one rollout."""
 
@@ -186,10 +206,6 @@ class Backbone(ABC):
         its own, and all that follow are those of a decoder that began earlier.
         """
         return None
-
-    @abstractmethod
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """Latents `[B, F, C, H, W]` of a video, uint8 `[B, 1 + 4 (F − 1), 3, height, width]`."""
 
     @abstractmethod
     def weights_digest(self) -> str:

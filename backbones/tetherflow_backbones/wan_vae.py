@@ -49,31 +49,17 @@ class WanVAE:
         """Channels of a latent frame."""
         return int(self.network.config["z_dim"])
 
-    @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode video to the latents' most likely values.
-
-        Args:
-            frames: RGB, uint8 `[B, n, 3, H, W]`, n = 1 + 4k.
-
-        Returns:
-            Normalised latents, float32 `[B, 1 + k, C, H/8, W/8]`.
-
-        Raises:
-            ValueError: The frames' number or type does not fit.
-        """
-        if frames.dtype != torch.uint8:
-            raise ValueError(f"frames are {frames.dtype}, expected torch.uint8")
-        if frames.shape[1] % TEMPORAL != 1:
-            raise ValueError(f"{frames.shape[1]} frames do not encode: the causal encoder takes 1 + 4k")
-        weight = next(self.awake().parameters())
-        video = frames.to(weight.device).to(weight.dtype).div_(127.5).sub_(1).transpose(1, 2)
-        mean, _ = encode_moments(self.network, video, self.frames_per_call)
-        return self.normalise(mean.float())
+        """Encode a whole clip: uint8 `[B, 1 + 4(F-1), 3, H, W]` to latents `[B, F, C, H/8, W/8]`."""
+        return self.encoder()(frames)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode a whole clip: latents `[B, F, C, H/8, W/8]` to uint8 `[B, 1 + 4(F-1), 3, H, W]`."""
         return self.decoder()(latents)
+
+    def encoder(self) -> WanEncoder:
+        """A new stream's encoder."""
+        return WanEncoder(self)
 
     def decoder(self) -> WanDecoder:
         """A new stream's decoder."""
@@ -132,6 +118,44 @@ class WanVAE:
                 )
             self._known_statistics[key] = (mean, std)
         return self._known_statistics[key]
+
+
+class WanEncoder:
+    """Encodes one video piece by piece; what it keeps does not grow with the video's length.
+
+    Args:
+        vae: The autoencoder whose encoder is used; several streams may share it.
+    """
+
+    def __init__(self, vae: WanVAE) -> None:
+        self._vae = vae
+        self._cache = feature_cache(vae.network.encoder)
+        self._begun = False
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Encode the stream's next frames to the latents' most likely values.
+
+        Args:
+            frames: RGB, uint8 `[B, n, 3, H, W]`: n = 1 + 4(F-1) at the stream's start, 4F later.
+
+        Returns:
+            Normalised latents, float32 `[B, F, C, H/8, W/8]`.
+
+        Raises:
+            ValueError: The frames' number or type does not fit.
+        """
+        vae, count = self._vae, frames.shape[1]
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames are {frames.dtype}, expected torch.uint8")
+        if not count or count % TEMPORAL != (0 if self._begun else 1):
+            wanted = "4k, k > 0, after its start" if self._begun else "1 + 4k at its start"
+            raise ValueError(f"{count} frames do not encode: the causal encoder takes {wanted}")
+        weight = next(vae.awake().parameters())
+        video = frames.to(weight.device).to(weight.dtype).div_(127.5).sub_(1).transpose(1, 2)
+        mean, _ = encode_frames(vae.network, video, self._cache, not self._begun, vae.frames_per_call)
+        self._begun = True
+        return vae.normalise(mean.float())
 
 
 class WanDecoder:
@@ -194,26 +218,33 @@ def decoder_memory(decoder: nn.Module) -> int:
     return back + seen_back[0] + 1
 
 
-def encode_moments(
-    network: AutoencoderKLWan, video: Tensor, frames_per_call: int | None = None
+def encode_frames(
+    network: AutoencoderKLWan,
+    video: Tensor,
+    cache: list[Any],
+    first: bool,
+    frames_per_call: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Posterior of a clip's latents, differentiable.
+    """Posterior of the latents of a video's next frames, differentiable; updates the stream's cache.
 
     Args:
         network: The autoencoder.
-        video: `[B, 3, n, H, W]` in -1..1, n = 1 + 4k.
+        video: `[B, 3, n, H, W]` in -1..1: n = 1 + 4(F-1) when first, else 4F.
+        cache: the stream's feature cache.
+        first: whether the stream begins here.
         frames_per_call: Latent frames that pass through at once; all if None.
 
     Returns:
-        Mean and log-variance, each `[B, C, 1 + k, H/8, W/8]`.
+        Mean and log-variance, each `[B, C, F, H/8, W/8]`.
     """
     patch = network.config["patch_size"]
     x = video if patch is None else patchify(video, patch_size=patch)
-    cache = feature_cache(network.encoder)
-    parts = [network.encoder(x[:, :, :1], feat_cache=cache, feat_idx=[0])]
-    if x.shape[2] > 1:
-        step = TEMPORAL * frames_per_call if frames_per_call else x.shape[2]
-        for piece in x[:, :, 1:].split(step, dim=2):
+    parts = []
+    if first:
+        parts.append(network.encoder(x[:, :, :1], feat_cache=cache, feat_idx=[0]))
+        x = x[:, :, 1:]
+    if x.shape[2]:
+        for piece in x.split(TEMPORAL * frames_per_call if frames_per_call else x.shape[2], dim=2):
             parts.append(network.encoder(piece, feat_cache=cache, feat_idx=[0]))
     mean, log_variance = network.quant_conv(torch.cat(parts, dim=2)).chunk(2, dim=1)
     return mean, log_variance.clamp(-30.0, 20.0)

@@ -1,6 +1,6 @@
 """Wan's autoencoder on whole clips in one pass, for training: no feature cache, few and large operations.
 
-The same numbers as `encode_moments` and `decode_latents`, which treat the first frame apart. What makes the
+The same numbers as `encode_frames` and `decode_latents`, which treat the first frame apart. What makes the
 first frame special is the resampling in time alone: it is neither merged with another frame nor doubled.
 """
 

@@ -41,4 +41,4 @@ def test_autoencoder_works_after_a_rest() -> None:
         decoder = backbone.decoder()
     assert torch.equal(decoder(latents), before)
     backbone.rest()
-    assert backbone.encode_video(before).shape == (1, 3, *backbone.latent_shape)
+    assert backbone.encoder()(before).shape == (1, 3, *backbone.latent_shape)

@@ -64,4 +64,4 @@ def test_prompt_to_mp4(tmp_path: Path) -> None:
 def test_video_can_be_given() -> None:
     backbone = Synthetic(Synthetic.Options(**TINY), device=CPU)  # type: ignore[arg-type]
     frames = torch.randint(0, 256, (1, 5, 3, 32, 48), dtype=torch.uint8)
-    assert backbone.encode_video(frames).shape == (1, 2, 16, 4, 6)
+    assert backbone.encoder()(frames).shape == (1, 2, 16, 4, 6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import av
@@ -62,6 +62,8 @@ def test_run_folder_holds_everything(output: Path) -> None:
     lock = json.loads((folder / "lock.json").read_text())
     assert lock["weights_sha256"] == "0" * 64
     assert lock["packages"]["torch"] == version("torch")
+    texts = {"transformers", "tokenizers", "ftfy"} & {found.name for found in distributions()}
+    assert {name: lock["packages"].get(name) for name in texts} == {name: version(name) for name in texts}
     assert lock["plugins"]["toy"] == {"distribution": "tetherflow-toy", "version": "0.1"}
     assert lock["plugins"]["tame"]["distribution"] == "tetherflow"
     assert lock["threads"] == 1

@@ -14,7 +14,7 @@ from tetherflow.errors import VideoError
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[InputContainer]:
+def opened(path: Path | str) -> Iterator[InputContainer]:
     """Open a file that holds a video stream, and tell in words when it or its content cannot be read."""
     try:
         with av.open(str(path)) as container:
@@ -40,7 +40,7 @@ def stream_video(path: Path | str, *, frames: int = 16) -> Iterator[torch.Tensor
     """
     held: list[torch.Tensor] = []
     seen = 0
-    with _opened(path) as container:
+    with opened(path) as container:
         for frame in container.decode(video=0):
             held.append(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1))
             seen += 1
@@ -77,7 +77,7 @@ def count_frames(path: Path | str) -> int:
     Raises:
         VideoError: there is no such file, or it holds no video stream.
     """
-    with _opened(path) as container:
+    with opened(path) as container:
         return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
@@ -97,7 +97,7 @@ def read_frames(path: Path | str, indices: Iterable[int]) -> dict[int, torch.Ten
     wanted = set(indices)
     last = max(wanted, default=-1)
     frames: dict[int, torch.Tensor] = {}
-    with _opened(path) as container:
+    with opened(path) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index in wanted:
                 frames[index] = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)

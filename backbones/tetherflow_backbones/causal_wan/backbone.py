@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-from torch import Tensor
 
 from tetherflow.backbone import Backbone
 from tetherflow.cache import CacheShape
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan.rotary import WanRotary
 from tetherflow_backbones.causal_wan.transformer import CausalWanTransformer
-from tetherflow_backbones.wan_vae import WanDecoder, WanVAE
+from tetherflow_backbones.wan_vae import WanDecoder, WanEncoder, WanVAE
 
 
 class CausalWanBackbone(Backbone):
@@ -55,13 +54,13 @@ class CausalWanBackbone(Backbone):
         if self._vae is not None:
             self._vae.tune(tuning)
 
+    def encoder(self) -> WanEncoder:
+        """A new streaming encoder, for one video."""
+        return self._autoencoder().encoder()
+
     def decoder(self) -> WanDecoder:
         """A new streaming decoder, for one rollout."""
         return self._autoencoder().decoder()
-
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """Latents, float32 `[B, F, C, H, W]`, of a video, uint8 `[B, 1 + 4 (F - 1), 3, 8H, 8W]`."""
-        return self._autoencoder().encode(frames)
 
     def rest(self) -> None:
         """Move the video autoencoder off the device until it is next used."""

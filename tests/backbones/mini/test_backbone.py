@@ -28,7 +28,7 @@ def test_shapes_fit_together(tiny: Mini) -> None:
     frames = tiny.decoder()(torch.randn(2, 3, *tiny.latent_shape))
     assert frames.shape == (2, 9, 3, 32, 32)
     assert frames.dtype == torch.uint8
-    assert tiny.encode_video(frames).shape == (2, 3, *tiny.latent_shape)
+    assert tiny.encoder()(frames).shape == (2, 3, *tiny.latent_shape)
 
 
 def test_references_show_the_prompts(tiny: Mini) -> None:
@@ -78,6 +78,6 @@ def test_the_packaged_model_is_small_and_loads() -> None:
 def test_the_packaged_autoencoder_reconstructs_held_out_clips() -> None:
     mini = Mini(Mini.Options(), device=CPU)
     clip = next(mini.reference_clips(mini.sample_prompts(1), 1, 33))
-    decoded = mini.decoder()(mini.encode_video(clip[None]))[0]
+    decoded = mini.decoder()(mini.encoder()(clip[None]))[0]
     error = (decoded.float() - clip.float()).square().mean()
     assert 10 * torch.log10(255**2 / error) > 25

@@ -43,6 +43,18 @@ def test_decoding_equals_diffusers(vae: WanVAE, video: Tensor) -> None:
 
 
 @pytest.mark.parametrize("chunks", [[3, 3, 3, 2], [1] * 11, [5, 1, 5], [2, 9]])
+def test_streaming_equals_encoding_at_once(vae: WanVAE, video: Tensor, chunks: list[int]) -> None:
+    whole = vae.encode(video)
+    encoder = vae.encoder()
+    parts = [
+        encoder(part)
+        for part in video.split([4 * chunks[0] - 3, *(4 * count for count in chunks[1:])], dim=1)
+    ]
+    assert [part.shape[1] for part in parts] == chunks
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [[3, 3, 3, 2], [1] * 11, [5, 1, 5], [2, 9]])
 def test_streaming_equals_decoding_at_once(vae: WanVAE, chunks: list[int]) -> None:
     torch.manual_seed(1)
     latents = torch.randn(2, 11, 4, 4, 4)
@@ -75,13 +87,15 @@ def test_streams_do_not_disturb_each_other(vae: WanVAE) -> None:
 
 
 def test_a_stream_keeps_a_constant_amount(vae: WanVAE) -> None:
-    decoder = vae.decoder()
+    encoder, decoder = vae.encoder(), vae.decoder()
+    encoder(torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8))
 
     def kept() -> int:
-        return sum(t.numel() for t in decoder._cache if isinstance(t, Tensor))
+        return sum(t.numel() for t in (*encoder._cache, *decoder._cache) if isinstance(t, Tensor))
 
     sizes = []
     for _ in range(4):
+        encoder(torch.zeros(1, 12, 3, 32, 32, dtype=torch.uint8))
         decoder(torch.zeros(1, 3, 4, 4, 4))
         sizes.append(kept())
     assert sizes[1] == sizes[2] == sizes[3]
@@ -90,5 +104,10 @@ def test_a_stream_keeps_a_constant_amount(vae: WanVAE) -> None:
 def test_frames_that_do_not_fit_are_refused(vae: WanVAE, video: Tensor) -> None:
     with pytest.raises(ValueError, match="1 \\+ 4k"):
         vae.encode(video[:, :8])
+    encoder = vae.encoder()
+    encoder(video[:, :5])
+    for count in (0, 5):
+        with pytest.raises(ValueError, match=f"{count} frames do not encode.*4k, k > 0, after its start"):
+            encoder(video[:, :count])
     with pytest.raises(ValueError, match=r"torch\.uint8"):
         vae.encode(video.float())

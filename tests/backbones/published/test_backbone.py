@@ -49,7 +49,7 @@ def test_everything_is_found_in_the_folder(folder: Path) -> None:
     assert not context[1, 2:].any()
     frames = backbone.decoder()(torch.randn(2, 3, *backbone.latent_shape))
     assert frames.shape == (2, 9, 3, 32, 32)
-    assert backbone.encode_video(frames).shape == (2, 3, *backbone.latent_shape)
+    assert backbone.encoder()(frames).shape == (2, 3, *backbone.latent_shape)
 
 
 def test_the_usual_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
