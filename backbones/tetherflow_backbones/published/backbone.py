@@ -17,7 +17,7 @@ from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
 from tetherflow_backbones.causal_wan.checkpoint import load_transformer
 from tetherflow_backbones.published.options import PublishedOptions
 from tetherflow_backbones.published.pins import pins
-from tetherflow_backbones.published.text import PromptEncoder
+from tetherflow_backbones.published.text import PromptEncoder, tokenizer_file
 from tetherflow_backbones.published.training import Training
 from tetherflow_backbones.published.vae import load_vae
 from tetherflow_backbones.tensor_files import files_of
@@ -112,7 +112,7 @@ class PublishedWan(CausalWanBackbone):
         return self._prompts
 
     def weights_digest(self) -> str:
-        """SHA-256 over the weight files that are there: transformer, adapter, text encoder, autoencoder."""
+        """SHA-256 over the files that are there, of the transformer and of what goes with it."""
         options, lora = self.options, self._lora()
         paths = [
             options.transformer or self._place(self.transformer_file),
@@ -120,7 +120,9 @@ class PublishedWan(CausalWanBackbone):
             options.text_encoder or self._place(TEXT_ENCODER),
             options.vae or self._place(VAE),
         ]
-        return digest(file for path in paths if path.exists() for file in files_of(path))
+        files = [file for path in paths if path.exists() for file in files_of(path)]
+        tokenizer = tokenizer_file(options.tokenizer or self._place(TOKENIZER))
+        return digest([*files, *([tokenizer] if tokenizer.is_file() else [])])
 
     def _load_autoencoder(self) -> WanVAE:
         dtypes = {"auto": self._dtype, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -98,6 +98,11 @@ def clean(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
+def tokenizer_file(path: Path) -> Path:
+    """The file of a tokenizer, of which the file or its folder is given."""
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
 def load_tokenizer(path: Path, text_len: int) -> Tokenizer:
     """A tokenizer exactly as `tokenizer.json` describes it, which pads and cuts to a length.
 
@@ -113,7 +118,7 @@ def load_tokenizer(path: Path, text_len: int) -> Tokenizer:
         raise WeightsError(
             "prompts need tokenizers, which is not installed: pip install 'tetherflow[wan]'"
         ) from error
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file = tokenizer_file(path)
     if not file.is_file():
         raise WeightsError(f"the text encoder's tokenizer is missing: {file} is not a file")
     try:

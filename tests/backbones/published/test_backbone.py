@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.backbones.causal_wan.models import transformer
 from tests.backbones.causal_wan.test_lora import RANK
-from tests.backbones.published.formats import save_pt, save_sharded, vae
+from tests.backbones.published.formats import save_pt, save_sharded, save_tokenizer, vae
 from tests.backbones.published.models import ARCH, LATENT, SETTINGS, save_model
 from tetherflow.cache import CacheShape
 from tetherflow.errors import WeightsError
@@ -168,7 +168,13 @@ def test_weights_are_identified_by_all_their_files(folder: Path, tmp_path: Path)
     alone = save_pt(tmp_path / "t.pt", transformer(ARCH).state_dict())
     content = bytes.fromhex(hashlib.sha256(alone.read_bytes()).hexdigest())
     assert load(tmp_path, transformer=alone).weights_digest() == hashlib.sha256(content).hexdigest()
-    assert load(folder, transformer=alone).weights_digest() not in (before, load(tmp_path, transformer=alone))
+    assert load(folder, transformer=alone).weights_digest() not in (
+        before,
+        load(tmp_path, transformer=alone).weights_digest(),
+    )
+    other = save_tokenizer(tmp_path / "tokenizer.json")
+    other.write_text(other.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert load(folder, tokenizer=tmp_path).weights_digest() != before
 
 
 @pytest.mark.parametrize(
