@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.videos import read_video
 from tetherflow.recipe import load_recipe
 from tetherflow.rollout.open_session import open_session
-from tetherflow.rollout.readers import read_video
 from tetherflow.rollout.run import run_recipe
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
 from tetherflow_backbones.synthetic import Synthetic

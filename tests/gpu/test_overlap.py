@@ -41,7 +41,7 @@ def test_a_stream_of_its_own_changes_no_bit() -> None:
 
 
 def test_a_run_writes_what_its_session_streams(tmp_path: Path) -> None:
-    from tetherflow.rollout.readers import read_video
+    from tests.videos import read_video
     from tetherflow.rollout.writers import VideoWriter
 
     recipe = load_recipe("tethercache", ["rollout.latent_frames=27", f"output.folder='{tmp_path}'"])

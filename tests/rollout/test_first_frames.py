@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from tests.backbones.test_synthetic import OVERRIDES
+from tests.videos import read_video
 from tetherflow.backbone import Backbone
 from tetherflow.errors import RecipeError
 from tetherflow.plugins import load_backbone
 from tetherflow.recipe import load_recipe
 from tetherflow.rollout.first_frames import first_latents
 from tetherflow.rollout.open_session import open_session
-from tetherflow.rollout.readers import read_video
 from tetherflow.rollout.writers import VideoWriter
 
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.videos import read_video
 from tetherflow.errors import OutputError, RecipeError, StageError, WeightsError
 from tetherflow.recipe import Recipe, load_recipe
 from tetherflow.rollout.batches import batches_of, items_of
-from tetherflow.rollout.readers import read_video
 from tetherflow.rollout.run import RunResult, run_recipe
 
 pytestmark = pytest.mark.usefixtures("toy")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.videos import read_video
 from tetherflow.errors import VideoError
-from tetherflow.rollout.readers import count_frames, read_frames, read_video, stream_video
+from tetherflow.rollout.readers import count_frames, read_frames, stream_video
 from tetherflow.rollout.writers import VideoWriter
 
 

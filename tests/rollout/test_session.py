@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,42 +11,18 @@ from torch import Tensor
 
 from tests.cache.drive import assert_close, assert_same, contents
 from tests.cache.plugins import MarginTopM, tethercache
+from tests.rollout.rollouts import LAYOUT, PROMPTS, latents_of, rollout, session_for
 from tests.rollout.small import LATENT, Small, small_backbone
-from tetherflow import Candidates, Layout, Scorer, hookimpl
+from tetherflow import Candidates, Scorer, hookimpl
 from tetherflow.errors import LayoutError, StageError
 from tetherflow.pipeline import Pipeline
-from tetherflow.rollout.session import Chunk, NoiseSource, Session, sample_seed
+from tetherflow.rollout.session import NoiseSource, Session, sample_seed
 from tetherflow_policies.sink_window import SinkWindow
-
-PROMPTS = ["a red circle", "a blue square bounces on a green field", "two shapes"]
-LAYOUT = Layout(1, 2, 4)
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return small_backbone(tmp_path_factory.mktemp("weights"))
-
-
-def session_for(backbone: Small, policy: Pipeline | None = None, **options: Any) -> Session:
-    return Session(backbone, LAYOUT, policy or tethercache(), **options)
-
-
-def latents_of(chunks: Sequence[Chunk]) -> Tensor:
-    return torch.cat([chunk.latents for chunk in chunks], dim=1)
-
-
-def rollout(
-    session: Session,
-    latent_frames: int = 18,
-    prompts: Sequence[str] = PROMPTS[:1],
-    seeds: Sequence[int] = (0,),
-    first_latents: Tensor | None = None,
-) -> list[Chunk]:
-    return list(
-        session.stream(
-            prompts, latent_frames=latent_frames, seeds=seeds, first_latents=first_latents, decode=False
-        )
-    )
 
 
 def test_chunks_come_in_order_and_add_up(backbone: Small) -> None:
@@ -155,46 +129,6 @@ def test_regions_that_do_not_suit_the_policy_are_refused_at_once(backbone: Small
 def test_seeds_must_match_prompts(backbone: Small) -> None:
     with pytest.raises(ValueError, match="2 prompts but 1 seeds; give one seed a prompt"):
         rollout(session_for(backbone), prompts=PROMPTS[:2], seeds=[0])
-
-
-# --- given latents ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("given", [1, 3, 4, 7])
-def test_video_begins_with_given_latents(backbone: Small, given: int) -> None:
-    """One latent frame is an image, several are a video to extend."""
-    first = torch.randn(1, given, *LATENT, generator=torch.Generator().manual_seed(9))
-    session = session_for(backbone)
-    chunks = rollout(session, 12, first_latents=first)
-    latents = latents_of(chunks)
-    assert latents.shape[1] == 12
-    assert torch.equal(latents[:, :given], first)
-    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
-    assert session.cache is not None
-    assert session.cache.frames_written == 12
-    other = latents_of(rollout(session, 12, first_latents=first + 1))
-    assert not torch.allclose(latents[:, given:], other[:, given:])
-
-
-def test_extending_finds_the_cache_as_generating_left_it(backbone: Small) -> None:
-    generated, extended = session_for(backbone), session_for(backbone)
-    latents = latents_of(rollout(generated, 12))
-    rollout(extended, 12, first_latents=latents)
-    assert generated.cache is not None
-    assert extended.cache is not None
-    assert torch.equal(generated.cache.origins(), extended.cache.origins())
-    assert_same(contents(generated.cache), contents(extended.cache))
-
-
-def test_given_latents_longer_than_the_video_are_cut(backbone: Small) -> None:
-    first = torch.randn(1, 9, *LATENT)
-    assert torch.equal(latents_of(rollout(session_for(backbone), 5, first_latents=first)), first[:, :5])
-
-
-@pytest.mark.parametrize("shape", [(2, 1, *LATENT), (1, 1, 4, 4, 4), (1, 1, 3, 8, 4)])
-def test_given_latents_of_another_shape_are_refused(backbone: Small, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"first_latents is \[.*\]; expected \[1, 1, 3, 4, 4\]"):
-        rollout(session_for(backbone), first_latents=torch.zeros(shape))
 
 
 # --- long rollouts ------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import av
 import pytest
 import torch
 
+from tests.videos import read_video
 from tetherflow.errors import OutputError, VideoError
-from tetherflow.rollout.readers import read_video
 from tetherflow.rollout.writers import VideoWriter, require_writable, safe_name
 
 

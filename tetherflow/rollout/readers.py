@@ -53,21 +53,6 @@ def stream_video(path: Path | str, *, frames: int = 16) -> Iterator[torch.Tensor
         raise VideoError(f"{path} holds no frame that can be decoded")
 
 
-def read_video(path: Path | str) -> torch.Tensor:
-    """Read a whole video, or an image as one frame.
-
-    Args:
-        path: a video or an image file, in any format that FFmpeg reads.
-
-    Returns:
-        uint8 `[n, 3, H, W]`, RGB; n is 1 for an image.
-
-    Raises:
-        VideoError: there is no such file, or it holds no picture that can be decoded.
-    """
-    return torch.cat(list(stream_video(path)))
-
-
 def count_frames(path: Path | str) -> int:
     """Count the frames of a video without decoding them.
 
