@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import Final, Literal
 
 import attrs
@@ -136,21 +137,28 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _cudnn(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What `scaled_dot_product_attention` calls, which keeps the logarithms of sums to itself."""
-    out, log_sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+    found, log_sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None, True
     )
-    return out.transpose(1, 2), log_sums.reshape(out.shape[:3])
+    log_sums = log_sums.reshape(found.shape[:3])
+    found = found.transpose(1, 2)
+    return (found if out is None else out.copy_(found)), log_sums
 
 
 def _flash_attn_4() -> WithLogSums:
     # The package of the same name that serves older GPUs has no `cute`, and is no substitute.
     flash_attn_func = import_module("flash_attn.cute").flash_attn_func
+    # What that calls can write where it is told to, which spares a copy.
+    inner = getattr(import_module("flash_attn.cute.interface"), "_flash_attn_fwd", None)
+    writes = inner is not None and {"out", "return_lse"} <= signature(inner).parameters.keys()
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        out, log_sums = flash_attn_func(query, key, value, return_lse=True)
-        return out, log_sums
+    def kernel(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if out is not None and inner is not None and writes:
+            return out, inner(query, key, value, out=out, return_lse=True)[1]
+        found, log_sums = flash_attn_func(query, key, value, return_lse=True)
+        return (found if out is None else out.copy_(found)), log_sums
 
     return kernel
 

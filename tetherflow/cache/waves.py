@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import torch
@@ -18,8 +18,20 @@ _MOST_PIECES: Final = 16
 _OVERHEAD: Final = 4096
 """What a second kernel and joining the results cost, as keys that a wave would visit meanwhile."""
 
-WithLogSums = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Attention `[B, Lq, H, D]` with the logarithm of each softmax's denominator, float32 `[B, H, Lq]`."""
+
+class WithLogSums(Protocol):
+    """Attention that tells the logarithms of its softmaxes' denominators."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None, /
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from `[B, Lq, H, D]` to `[B, Lk, H, D]`.
+
+        Returns:
+            What was attended to `[B, Lq, H, D]`, in `out` if that is given, and the logarithms, float32
+            `[B, H, Lq]`.
+        """
+        ...
 
 
 @attrs.frozen
@@ -68,7 +80,7 @@ def in_whole_waves(
         at_once: how many blocks the device computes at once.
         fuse: makes one kernel of joining the results.
     """
-    joined = fuse(_joined)
+    join = fuse(_join)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend from `[B, Lq, H, D]` to `[B, Lk, H, D]`."""
@@ -77,28 +89,30 @@ def in_whole_waves(
         cut = cut_of(queries, key.shape[1], heads, at_once) if batch == 1 else None
         if cut is None:
             return kernel(query, key, value)[0]
+        out = query.new_empty(query.shape)
         parts, log_sums = kernel(
             query[:, cut.whole :].expand(cut.pieces, -1, -1, -1),
             *(x[0].unflatten(0, (cut.pieces, -1)) for x in (key, value)),
         )
-        first = kernel(query[:, : cut.whole], key, value)[0] if cut.whole else query[:, :0]
-        return joined(first, parts, log_sums)
+        if cut.whole:
+            kernel(query[:, : cut.whole], key, value, out[:, : cut.whole])
+        join(parts, log_sums, out[0, cut.whole :])
+        return out
 
     return attend
 
 
-def _joined(first: Tensor, parts: Tensor, log_sums: Tensor) -> Tensor:
-    """What the first queries attended to, and the others, put together from parts of the keys.
+def _join(parts: Tensor, log_sums: Tensor, out: Tensor) -> None:
+    """Put together what queries attended to in parts of the keys.
 
     Args:
-        first: `[1, l, H, D]`.
-        parts: attention of the other queries to each part, `[P, r, H, D]`.
-        log_sums: logarithms of their softmaxes' denominators, `[P, H, r]`.
+        parts: attention to each part, `[P, r, H, D]`.
+        log_sums: logarithms of the softmaxes' denominators, `[P, H, r]`.
+        out: where to, `[r, H, D]`.
     """
     logs = log_sums.transpose(1, 2)[..., None].unbind()
     largest = functools.reduce(torch.maximum, logs)
     shares = [torch.exp(log - largest) for log in logs]
     # Added up one by one, which a compiler makes one kernel of, with the rest.
     weighted = (part * share for part, share in zip(parts.unbind(), shares, strict=True))
-    others = functools.reduce(torch.add, weighted) / functools.reduce(torch.add, shares)
-    return torch.cat([first, others.to(first.dtype)[None]], dim=1)
+    out.copy_(functools.reduce(torch.add, weighted) / functools.reduce(torch.add, shares))
