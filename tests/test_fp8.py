@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tetherflow.errors import KernelError
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, gelu, quantise, require_fp8
-from tetherflow.fp8_gelu import FP8, LARGEST, fp8_linear_gelu, fuses
+from tetherflow.fp8_products import FP8, LARGEST, fp8_linear, fp8_linear_gelu, fuses
 
 
 def layer(bias: bool = True, inputs: int = 64, outputs: int = 48) -> nn.Linear:
@@ -142,6 +142,16 @@ def test_operator_of_one_kernel_computes_what_the_layer_does() -> None:
         (rows, module.weight, module.bias, longest(x), module.unit, LARGEST / limit),
         test_utils="test_faketensor",
     )
+
+
+@torch.no_grad()
+def test_operator_of_a_product_computes_what_the_layer_does() -> None:
+    module, x = Fp8Linear(layer()), tokens()
+    assert module.bias is not None
+    rows = quantise(x.flatten(0, -2), longest(x))
+    arguments = (rows, module.weight, module.bias, longest(x), module.unit)
+    assert torch.equal(fp8_linear(*arguments), module(x, longest(x)).flatten(0, -2))
+    torch.library.opcheck(torch.ops.tetherflow.fp8_linear, arguments, test_utils="test_faketensor")
 
 
 def test_device_without_such_products_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

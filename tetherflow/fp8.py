@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tetherflow.errors import KernelError
-from tetherflow.fp8_gelu import FP8, LARGEST, fp8_linear_gelu, fuses
+from tetherflow.fp8_products import FP8, LARGEST, fp8_linear, fp8_linear_gelu, fuses, scaled_product
 
 _MULTIPLE: Final = 16
 """Both widths of a matrix must be a multiple of it for the tensor cores."""
@@ -31,31 +31,14 @@ def quantise(x: Tensor, limit: Tensor) -> Tensor:
     return (x.float() * (LARGEST / limit.clamp(min=_SMALLEST))).clamp(-LARGEST, LARGEST).to(FP8)
 
 
-def scaled_product(
-    rows: Tensor, limit: Tensor, weight: Tensor, unit: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """Product of quantised rows `[N, width]` with a quantised weight `[out, width]`, `[N, out]`.
-
-    Args:
-        rows: e4m3.
-        limit: what the rows were quantised within, float32 scalar.
-        weight: e4m3.
-        unit: `unit_of` what the weight was quantised within.
-        bias: `[out]`, of type `dtype`.
-        dtype: type of the result.
-    """
-    return torch._scaled_mm(
-        rows, weight.t(), scale_a=limit, scale_b=unit, bias=bias, out_dtype=dtype, use_fast_accum=True
-    )
-
-
-def unit_of(weight_limit: Tensor) -> Tensor:
-    """What a product in e4m3 stands for, but for the limit of its rows: the weight's limit / 448²."""
-    return weight_limit.clamp(min=_SMALLEST) / LARGEST**2
-
-
 class _Fp8(nn.Module):
     """A linear layer whose weight is kept in e4m3.
+
+    Attributes:
+        weight: e4m3 `[out, in]`.
+        unit: what a product in e4m3 stands for, but for the limit of its rows: the weight's limit / 448².
+        bias: `[out]`, of the type that the weight was of.
+        fused: whether cuBLASLt is called for what PyTorch does not offer.
 
     Args:
         linear: the layer it stands in for; its weight is not kept.
@@ -80,12 +63,16 @@ class _Fp8(nn.Module):
         limit = weight.abs().amax().float()
         self.dtype = weight.dtype
         self.register_buffer("weight", quantise(weight, limit))
-        self.register_buffer("unit", unit_of(limit))
+        self.register_buffer("unit", limit.clamp(min=_SMALLEST) / LARGEST**2)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self.fused = self.bias is not None and self.bias.dtype == torch.bfloat16 and fuses(weight.device)
 
     def product(self, rows: Tensor, limit: Tensor) -> Tensor:
         """Product of e4m3 rows `[N, in]`, quantised within a limit, with the weight, plus the bias."""
-        return scaled_product(rows, limit, self.weight, self.unit, self.bias, self.dtype)
+        if self.fused and self.bias is not None:
+            result: Tensor = fp8_linear(rows, self.weight, self.bias, limit, self.unit)
+            return result
+        return scaled_product(rows, self.weight, self.bias, limit, self.unit, self.dtype)
 
 
 class Fp8Linear(_Fp8):
@@ -137,8 +124,6 @@ class Fp8LinearGelu(_Fp8):
         self.register_buffer("gain", lengths.amax())
         offset = torch.zeros_like(self.gain) if self.bias is None else self.bias.abs().amax().float()
         self.register_buffer("offset", offset)
-        fusible = self.bias is not None and self.bias.dtype == torch.bfloat16
-        self.fused = fusible and fuses(self.weight.device)
 
     def forward(self, x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """GELU of the product with the weight, plus the bias.

@@ -1,4 +1,4 @@
-"""cuBLASLt's kernel of a product with its GELU, against the same written out.
+"""cuBLASLt's kernels of products, one with its GELU, against the same written out.
 
 Run with `pytest -m gpu tests/gpu/test_fp8.py`; it needs `nvmath-python`.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tetherflow.fp8 import Fp8LinearGelu, quantise
-from tetherflow.fp8_gelu import LARGEST, fp8_linear_gelu, fuses
+from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, quantise
+from tetherflow.fp8_products import LARGEST, fp8_linear_gelu, fuses
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,6 +48,24 @@ def test_kernel_computes_what_is_written_out(shape: tuple[int, int, int]) -> Non
     layer.fused = False
     apart, _ = layer(x, longest)
     assert float((apart.float() - expected).norm() / expected.norm()) < 0.03
+
+
+@pytest.mark.parametrize("shape", [(4680, 1536, 4608), (4680, 8960, 1536), (1, 64, 32), (4683, 1536, 1536)])
+def test_product_agrees_with_that_of_the_rounded_factors(shape: tuple[int, int, int]) -> None:
+    tokens, inputs, outputs = shape
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(inputs, outputs, device=CUDA, dtype=torch.bfloat16).requires_grad_(False)
+    linear.bias.normal_()
+    x = torch.randn(tokens, inputs, device=CUDA, dtype=torch.bfloat16)
+    limit = x.float().norm(dim=-1).amax()
+    layer = Fp8Linear(linear)
+    assert layer.fused
+    assert layer.bias is not None
+    rows = quantise(x, limit).float() * limit
+    expected = rows @ (layer.weight.float() * layer.unit).t() + layer.bias.float()
+    assert float((layer(x, limit).float() - expected).norm() / expected.norm()) < 0.01
+    layer.fused = False
+    assert float((layer(x, limit).float() - expected).norm() / expected.norm()) < 0.01
 
 
 def test_kernel_can_be_recorded_and_reads_its_scales_anew() -> None:

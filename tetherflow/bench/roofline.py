@@ -11,13 +11,12 @@ from typing import Any, Final
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tetherflow.bench.against import passes_of
 from tetherflow.bench.stopwatch import seconds_of
 from tetherflow.cache.attention import Attention, AttentionName, attention_for
 from tetherflow.errors import KernelError
-from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, quantise, require_fp8, scaled_product, unit_of
+from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, quantise, require_fp8
 from tetherflow.rollout.session import Session
 from tetherflow.tuning import Tuning
 
@@ -217,15 +216,11 @@ def _attention(what: str, kernel: Attention, session: Session, shape: Shape, cal
 
 def _product(kind: str, session: Session, shape: Shape, calls: int, *, in_8_bits: bool) -> Floor:
     length, inputs, outputs = shape
-    x, weight, bias = (
-        torch.randn(*size, device=session.device, dtype=session.dtype)
-        for size in ((length, inputs), (outputs, inputs), (outputs,))
-    )
+    x = torch.randn(length, inputs, device=session.device, dtype=session.dtype)
+    linear = nn.Linear(inputs, outputs, device=session.device, dtype=session.dtype).requires_grad_(False)
     if in_8_bits and not (inputs % 16 or outputs % 16):
-        limits = [tensor.abs().amax().float() for tensor in (x, weight)]
-        rows, small = (quantise(tensor, limit) for tensor, limit in zip((x, weight), limits, strict=True))
-        given = (rows, limits[0], small, unit_of(limits[1]), bias, session.dtype)
-        seconds = seconds_of(partial(scaled_product, *given), session.device)
+        limit = x.abs().amax().float()
+        seconds = seconds_of(partial(Fp8Linear(linear).product, quantise(x, limit), limit), session.device)
     else:
-        seconds = seconds_of(lambda: functional.linear(x, weight, bias), session.device)
+        seconds = seconds_of(partial(linear, x), session.device)
     return Floor(PRODUCT, kind, shape, calls, seconds, 2.0 * length * inputs * outputs)

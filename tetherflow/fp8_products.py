@@ -1,7 +1,7 @@
-"""A product of 8-bit matrices, its GELU and the rounding to 8 bits again, in one kernel of cuBLASLt.
+"""Products of 8-bit matrices on cuBLASLt's kernels, one of which applies a GELU and rounds to 8 bits again.
 
-PyTorch does not offer it: its own 8-bit product ends with the bias. So it is called through `nvmath-python`,
-where that is installed.
+PyTorch's own 8-bit product ends with the bias, and has memory set to zero before it for some shapes. So
+cuBLASLt is called through `nvmath-python`, where that is installed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,34 @@ LARGEST: Final = torch.finfo(FP8).max  # 448
 
 
 def fuses(device: torch.device) -> bool:
-    """Whether a device computes it in one kernel, found out by asking for one."""
-    return device.type == "cuda" and _plan(device, 128, 128, 128) is not None
+    """Whether a device computes a product with its GELU in one kernel, found out by asking for one."""
+    return device.type == "cuda" and _plan(device, 128, 128, 128, gelu=True) is not None
 
 
-# An operator of its own, as a compiler cannot look into it.
-@torch.library.custom_op("tetherflow::fp8_linear_gelu", mutates_args=())
-def fp8_linear_gelu(
-    rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, weight_scale: Tensor, scale: Tensor
+def scaled_product(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    row_scale: Tensor,
+    weight_scale: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """GELU (tanh) of a linear layer on e4m3 rows `[N, in]`, times `scale`: e4m3 `[N, out]`.
+    """PyTorch's own product of what `fp8_linear` takes, of type `dtype`, which the bias has too."""
+    return torch._scaled_mm(
+        rows,
+        weight.t(),
+        scale_a=row_scale,
+        scale_b=weight_scale,
+        bias=bias,
+        out_dtype=dtype,
+        use_fast_accum=True,
+    )
+
+
+# Operators of their own, as a compiler cannot look into them.
+@torch.library.custom_op("tetherflow::fp8_linear", mutates_args=())
+def fp8_linear(rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """A linear layer on e4m3 rows `[N, in]`: bfloat16 `[N, out]`.
 
     Args:
         rows: e4m3 `[N, in]`.
@@ -38,17 +56,38 @@ def fp8_linear_gelu(
         bias: bfloat16 `[out]`.
         row_scale: what rows are to be multiplied by, float32 scalar.
         weight_scale: what the weight is to be multiplied by, float32 scalar.
+    """
+    plan = _plan(rows.device, *rows.shape, len(weight), gelu=False) if rows.is_cuda else None
+    if plan is None:
+        return scaled_product(rows, weight, bias, row_scale, weight_scale, bias.dtype)
+    return plan(rows, weight, bias, row_scale, weight_scale)
+
+
+@fp8_linear.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    return bias.new_empty(rows.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("tetherflow::fp8_linear_gelu", mutates_args=())
+def fp8_linear_gelu(
+    rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, weight_scale: Tensor, scale: Tensor
+) -> Tensor:
+    """GELU (tanh) of a linear layer on e4m3 rows `[N, in]`, times `scale`: e4m3 `[N, out]`.
+
+    Args:
+        rows: as of `fp8_linear`, and so is what follows.
+        weight: e4m3 `[out, in]`.
+        bias: bfloat16 `[out]`.
+        row_scale: float32 scalar.
+        weight_scale: float32 scalar.
         scale: what the result is multiplied by before it is rounded, float32 scalar.
     """
-    plan = _plan(rows.device, *rows.shape, len(weight)) if rows.is_cuda else None
+    plan = _plan(rows.device, *rows.shape, len(weight), gelu=True) if rows.is_cuda else None
     if plan is None:  # written out: on the CPU, or for a shape that has no kernel
         product = (rows.float() @ weight.float().t()) * (row_scale * weight_scale) + bias.float()
         result = functional.gelu(product, approximate="tanh") * scale
         return result.clamp(-LARGEST, LARGEST).to(FP8)
-    out = rows.new_empty(len(rows), len(weight))
-    with torch.cuda.device(rows.device):
-        plan(rows.contiguous(), weight, bias, row_scale, weight_scale, scale, out)
-    return out
+    return plan(rows, weight, bias, row_scale, weight_scale, scale)
 
 
 @fp8_linear_gelu.register_fake
@@ -66,12 +105,13 @@ class _Plan:
 
     Args:
         device: where it runs, which is the current device.
-        rows: N of `fp8_linear_gelu`.
+        rows: N of `fp8_linear`.
         inputs: its `in`.
         outputs: its `out`.
+        gelu: whether it is `fp8_linear_gelu`'s.
     """
 
-    def __init__(self, device: torch.device, rows: int, inputs: int, outputs: int) -> None:
+    def __init__(self, device: torch.device, rows: int, inputs: int, outputs: int, *, gelu: bool) -> None:
         lt, nvmath = import_module("nvmath.bindings.cublasLt"), import_module("nvmath")
         compute = import_module("nvmath.bindings.cublas").ComputeType.COMPUTE_32F
         kinds = nvmath.CudaDataType
@@ -79,18 +119,20 @@ class _Plan:
         self._lt, self._attributes = lt, lt.MatmulDescAttribute
         self._handle = lt.create()
         self._desc = lt.matmul_desc_create(compute, kinds.CUDA_R_32F)
-        told = {"TRANSA": 1, "EPILOGUE": lt.Epilogue.GELU_BIAS, "FAST_ACCUM": 1, "BIAS_DATA_TYPE": bf16}
+        self._rounds = gelu
+        ending = lt.Epilogue.GELU_BIAS if gelu else lt.Epilogue.BIAS
+        told = {"TRANSA": 1, "EPILOGUE": ending, "FAST_ACCUM": 1, "BIAS_DATA_TYPE": bf16}
         for name, value in told.items():
             self._tell(name, value)
         some = torch.ones(outputs, device=device, dtype=torch.bfloat16)  # the choice looks at how they lie
-        self._point(some, some, some, some)
+        self._point(some, some, some, some if gelu else None)
         self._layouts = [
             lt.matrix_layout_create(kind, height, width, height)
             for kind, height, width in (
                 (e4m3, inputs, outputs),
                 (e4m3, inputs, rows),
                 (bf16, outputs, rows),
-                (e4m3, outputs, rows),
+                (e4m3 if gelu else bf16, outputs, rows),
             )
         ]
         preference, found = lt.matmul_preference_create(), np.zeros(1, np.int32)
@@ -118,36 +160,40 @@ class _Plan:
         bias: Tensor,
         row_scale: Tensor,
         weight_scale: Tensor,
-        scale: Tensor,
-        out: Tensor,
-    ) -> None:
+        scale: Tensor | None = None,
+    ) -> Tensor:
         """Launch it on the current stream; the arguments are `fp8_linear_gelu`'s."""
-        self._point(bias, row_scale, weight_scale, scale)
+        rows = rows.contiguous()
+        out = (rows if self._rounds else bias).new_empty(len(rows), len(weight))
         weight_layout, rows_layout, no_layout, out_layout = self._layouts
-        self._lt.matmul(
-            self._handle,
-            self._desc,
-            self._one.ctypes.data,
-            weight.data_ptr(),
-            weight_layout,
-            rows.data_ptr(),
-            rows_layout,
-            self._zero.ctypes.data,
-            0,
-            no_layout,
-            out.data_ptr(),
-            out_layout,
-            self._kernel.ctypes.data,
-            0,
-            0,
-            torch.cuda.current_stream(rows.device).cuda_stream,
-        )
+        with torch.cuda.device(rows.device):
+            self._point(bias, row_scale, weight_scale, scale)
+            self._lt.matmul(
+                self._handle,
+                self._desc,
+                self._one.ctypes.data,
+                weight.data_ptr(),
+                weight_layout,
+                rows.data_ptr(),
+                rows_layout,
+                self._zero.ctypes.data,
+                0,
+                no_layout,
+                out.data_ptr(),
+                out_layout,
+                self._kernel.ctypes.data,
+                0,
+                0,
+                torch.cuda.current_stream(rows.device).cuda_stream,
+            )
+        return out
 
-    def _point(self, bias: Tensor, row_scale: Tensor, weight_scale: Tensor, scale: Tensor) -> None:
+    def _point(self, bias: Tensor, row_scale: Tensor, weight_scale: Tensor, scale: Tensor | None) -> None:
         self._tell("BIAS_POINTER", bias.data_ptr())
         self._tell("A_SCALE_POINTER", weight_scale.data_ptr())
         self._tell("B_SCALE_POINTER", row_scale.data_ptr())
-        self._tell("D_SCALE_POINTER", scale.data_ptr())
+        if scale is not None:
+            self._tell("D_SCALE_POINTER", scale.data_ptr())
 
     def _tell(self, name: str, value: Any) -> None:
         attribute = self._attributes[name]
@@ -156,15 +202,15 @@ class _Plan:
 
 
 @cache  # never freed: a process has a few shapes
-def _plan(device: torch.device, rows: int, inputs: int, outputs: int) -> _Plan | None:
+def _plan(device: torch.device, rows: int, inputs: int, outputs: int, *, gelu: bool) -> _Plan | None:
     """The kernel for a shape; None if nvmath is not installed, or there is none."""
     try:
         with torch.cuda.device(device):
-            return _Plan(device, rows, inputs, outputs)
+            return _Plan(device, rows, inputs, outputs, gelu=gelu)
     except ImportError:
         return None
     except Exception as error:  # nvmath raises errors of its own
         reason = str(error).strip().split("\n")[0]
-        message = f"8-bit products do without the kernel that applies their GELU ({reason})"
+        message = f"8-bit products of {rows} rows do without cuBLASLt's own kernel ({reason})"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None
