@@ -33,6 +33,7 @@ CUDNN_FIRST: Final = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+FLASH_FIRST: Final = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def tethercache(work: Workload) -> Iterator[None]:
@@ -47,17 +48,27 @@ def self_forcing(work: Workload) -> Iterator[None]:
 
 def tethercache_cudnn(work: Workload) -> Iterator[None]:
     """As `tethercache`, PyTorch made to prefer cuDNN's attention."""
-    return _prefer_cudnn(tethercache(work), work.chunks)
+    return _prefer(CUDNN_FIRST, tethercache(work), work.chunks)
 
 
 def self_forcing_cudnn(work: Workload) -> Iterator[None]:
     """As `self_forcing`, PyTorch made to prefer cuDNN's attention."""
-    return _prefer_cudnn(self_forcing(work), work.chunks)
+    return _prefer(CUDNN_FIRST, self_forcing(work), work.chunks)
 
 
-def _prefer_cudnn(stream: Iterator[None], chunks: int) -> Iterator[None]:
+def tethercache_flash(work: Workload) -> Iterator[None]:
+    """As `tethercache`, PyTorch made to take the flash-attn 2 that it carries."""
+    return _prefer(FLASH_FIRST, tethercache(work), work.chunks)
+
+
+def self_forcing_flash(work: Workload) -> Iterator[None]:
+    """As `self_forcing`, PyTorch made to take the flash-attn 2 that it carries."""
+    return _prefer(FLASH_FIRST, self_forcing(work), work.chunks)
+
+
+def _prefer(kernels: list[SDPBackend], stream: Iterator[None], chunks: int) -> Iterator[None]:
     for _ in range(chunks):
-        with sdpa_kernel(CUDNN_FIRST, set_priority=True):  # never while another implementation has its turn
+        with sdpa_kernel(kernels, set_priority=True):  # never while another implementation has its turn
             next(stream)
         yield
 
