@@ -125,21 +125,24 @@ class Fp8LinearGelu(_Fp8):
         offset = torch.zeros_like(self.gain) if self.bias is None else self.bias.abs().amax().float()
         self.register_buffer("offset", offset)
 
-    def forward(self, x: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, limit: Tensor, squares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """GELU of the product with the weight, plus the bias.
 
         Args:
-            x: `[..., in]`.
+            x: `[..., in]`; if it is in e4m3, it has been quantised within the limit.
             limit: what no number of `x` exceeds, float32 scalar.
+            squares: squared norms of what `x` was before it was quantised, float32 `[...]`; needed then.
 
         Returns:
             `[..., out]` in e4m3, and the limit that it was quantised within.
         """
         tokens = x.flatten(0, -2)
-        rows = quantise(tokens, limit)
+        rows = tokens if tokens.dtype == FP8 else quantise(tokens, limit)
+        if squares is None:
+            squares = tokens.float().square().sum(dim=-1)
         # |w·x| is at most |w| |x|, and |GELU(x)| at most |x|. How long tokens are is looked at, in the kernel
         # that quantises them: what is known beforehand may be far more, and times the longest row too far.
-        longest = tokens.float().square().sum(dim=-1).amax().sqrt()
+        longest = squares.amax().sqrt()
         out_limit = (longest * self.gain + self.offset).clamp(min=_SMALLEST)
         if self.fused and self.bias is not None:
             small = fp8_linear_gelu(rows, self.weight, self.bias, limit, self.unit, LARGEST / out_limit)

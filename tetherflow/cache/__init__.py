@@ -15,7 +15,7 @@ from tetherflow.cache.answers import (
 from tetherflow.cache.attention import Attention, attention_for
 from tetherflow.cache.engine import CacheEngine
 from tetherflow.cache.events import Event
-from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Unpacks, Uses
+from tetherflow.cache.interfaces import CacheShape, Policy, Positions, Rotary, Unit, Unpacks, Uses, Writes
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.passes import Phase
@@ -54,5 +54,6 @@ __all__ = [
     "Unpacks",
     "Uses",
     "When",
+    "Writes",
     "attention_for",
 ]

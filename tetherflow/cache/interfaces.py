@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 from torch import Tensor
@@ -91,6 +91,28 @@ class Unpacks(Protocol):
 
     def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, normalised, and values, each `[B, L, H, D]`, of `[B, L, 3, H, D]`."""
+        ...
+
+
+@runtime_checkable
+class Writes(Unpacks, Protocol):
+    """May have a kernel that takes apart, rotates and writes to where things go, all in one."""
+
+    def write(
+        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor | None:
+        """Write a pass's rotated keys, and its values, to their slots, and rotate its queries.
+
+        Args:
+            packed: queries, keys and values `[B, L, 3, H, D]`.
+            rotary: what the phases are of.
+            phases: of the pass's frames.
+            keys: the slots of what attention reads, `[B, L, H, D]`.
+            values: likewise, of values.
+
+        Returns:
+            The rotated queries `[B, L, H, D]`; None, and nothing is written, if there is no such kernel.
+        """
         ...
 
 

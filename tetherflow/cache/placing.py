@@ -8,7 +8,7 @@ from torch import Tensor
 from tetherflow.cache.answers import Placement, Ranks
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import put, take
-from tetherflow.cache.interfaces import CacheShape, Positions, Rotary, Unpacks
+from tetherflow.cache.interfaces import CacheShape, Positions, Rotary, Unpacks, Writes
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.store import LayerStore
 
@@ -90,6 +90,10 @@ class Placing:
         self, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """The same for queries, keys and values in one tensor `[B, F*T, 3, H, D]`, normalised here."""
+        if isinstance(source, Writes):
+            turned = source.write(packed, self.rotary, phases, keys, values)
+            if turned is not None:
+                return turned
         return self.fuse(_write_packed)(self.rotary, packed, source, phases, keys, values, self._frame_tokens)
 
     def unpacked(self, packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:

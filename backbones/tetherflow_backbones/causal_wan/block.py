@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tetherflow.cache import Rotary
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.fp8 import Fp8Linear
+from tetherflow_backbones.causal_wan.add_norm import Tokens, add_norm, kernels
 from tetherflow_backbones.causal_wan.architecture import Architecture
-from tetherflow_backbones.causal_wan.feed_forward import FeedForward, product
+from tetherflow_backbones.causal_wan.feed_forward import FeedForward, in_8_bits, product
 from tetherflow_backbones.causal_wan.modulation import Modulations, gated, longest_norm, modulate
+from tetherflow_backbones.causal_wan.rotary import WanRotary
 
 
 class AttentionCache(Protocol):
@@ -72,11 +75,16 @@ class Projections(nn.Module):
 
 
 class SelfAttention(Projections):
-    """Self-attention of a pass's tokens on the cache's view."""
+    """Self-attention of a pass's tokens on the cache's view.
+
+    Attributes:
+        fused: whether to normalise, rotate and write in one kernel, which has no gradient.
+    """
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
         self.qkv: nn.Module | None = None
+        self.fused = False
 
     def fuse(self) -> None:
         """Replace the three projections by one product over their joined weights, and free the originals."""
@@ -89,32 +97,38 @@ class SelfAttention(Projections):
         self.qkv = fused
         del self.q, self.k, self.v
 
-    def project(self, x: Tensor, longest: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Unrotated queries, keys and values, each `[B, L, heads, head_dim]`, of what `packed` takes."""
+    def project(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Unrotated queries, keys and values, each `[B, L, heads, head_dim]`, of tokens `[B, L, dim]`."""
         if self.qkv is not None:
-            return self.unpacked(self.packed(x, longest))
-        query, key, value = (self.split(linear(x)) for linear in (self.q, self.k, self.v))
+            return self.unpacked(self.packed(tokens))
+        query, key, value = (self.split(linear(tokens.values)) for linear in (self.q, self.k, self.v))
         return *self.normed(query, key), value
 
-    def packed(self, x: Tensor, longest: Tensor | None) -> Tensor:
-        """Queries, keys and values, the first two yet to be normalised.
-
-        Args:
-            x: tokens `[B, L, dim]`.
-            longest: Euclidean norm that none of them exceeds, needed in 8 bits.
-
-        Returns:
-            `[B, L, 3, heads, head_dim]`.
-        """
+    def packed(self, tokens: Tokens) -> Tensor:
+        """Queries, keys and values, the first two yet to be normalised, `[B, L, 3, heads, head_dim]`."""
         if self.qkv is None:
-            return torch.stack([self.split(linear(x)) for linear in (self.q, self.k, self.v)], dim=2)
-        packed: Tensor = product(self.qkv, x, longest).unflatten(-1, (3, self.heads, -1))
+            parts = [self.split(linear(tokens.values)) for linear in (self.q, self.k, self.v)]
+            return torch.stack(parts, dim=2)
+        packed: Tensor = product(self.qkv, tokens).unflatten(-1, (3, self.heads, -1))
         return packed
 
     def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated queries, keys and values, each `[B, L, heads, head_dim]`, of what `packed` gives."""
         query, key, value = packed.unbind(2)
         return *self.normed(query, key), value
+
+    def write(
+        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor | None:
+        """Write rotated keys, and values, to their slots, and rotate queries (`cache.Writes`)."""
+        if not self.fused or not isinstance(rotary, WanRotary) or phases.dtype != torch.float32:
+            return None
+        queries = packed.new_empty(keys.shape)
+        weights, by_token = (self.norm_q.weight, self.norm_k.weight), phases.flatten(-5, -3)
+        kernels().write_packed(
+            packed.contiguous(), *weights, self.norm_q.eps, by_token, queries, keys, values
+        )
+        return queries
 
     def normed(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys `[..., heads, head_dim]`, each normalised over all heads together."""
@@ -130,9 +144,9 @@ class CrossAttention(Projections):
         """Keys and values of embedded text `[B, text_len, dim]`, each `[B, text_len, heads, head_dim]`."""
         return self.split(self.norm_k(self.k(text))), self.split(self.v(text))
 
-    def project(self, x: Tensor, longest: Tensor | None) -> Tensor:
-        """Queries `[B, L, heads, head_dim]` of tokens `[B, L, dim]` whose norms do not exceed `longest`."""
-        return self.split(self.norm_q(product(self.q, x, longest)))
+    def project(self, tokens: Tokens) -> Tensor:
+        """Queries `[B, L, heads, head_dim]` of tokens `[B, L, dim]`."""
+        return self.split(self.norm_q(product(self.q, tokens)))
 
 
 class Block(nn.Module):
@@ -142,6 +156,7 @@ class Block(nn.Module):
         longest: Euclidean norm that no token exceeds of which cross-attention makes queries, float32 scalar;
             None unless products are in 8 bits.
         attention: computes cross-attention.
+        fused: whether to add and normalise in one kernel, which has no gradient.
     """
 
     longest: Tensor | None
@@ -157,6 +172,7 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, arch.dim) / arch.dim**0.5)
         self.register_buffer("longest", None)
         self.attention: Attention = PLAIN
+        self.fused = False
 
     def forward(
         self,
@@ -173,29 +189,33 @@ class Block(nn.Module):
 
     def before(self, x: Tensor, time: Modulations) -> Tensor:
         """What self-attention takes, in one tensor (`SelfAttention.packed`)."""
-        return self.self_attn.packed(*self._entering(x, time))
+        return self.self_attn.packed(self._entering(x, time))
 
     def project(self, x: Tensor, time: Modulations) -> tuple[Tensor, Tensor, Tensor]:
         """The same in three (`SelfAttention.project`)."""
-        return self.self_attn.project(*self._entering(x, time))
+        return self.self_attn.project(self._entering(x, time))
 
     def between(self, x: Tensor, attended: Tensor, time: Modulations) -> tuple[Tensor, Tensor]:
         """Tokens after self-attention, and what cross-attention takes of them."""
-        x = x + gated(self.self_attn.o(attended.flatten(2)), time.attention.gate)
-        return x, self.cross_attn.project(self.norm3(x), self.longest)
+        branch, gate = self.self_attn.o(attended.flatten(2)), time.attention.gate
+        limit = self.longest if in_8_bits(self.cross_attn.q) else None
+        x, tokens = add_norm(x, branch, gate, self.norm3, None, limit, fused=self.fused)
+        return x, self.cross_attn.project(tokens)
 
     def after(self, x: Tensor, attended: Tensor, time: Modulations) -> Tensor:
         """Tokens after cross-attention and the feed-forward network."""
-        x = x + self.cross_attn.o(attended.flatten(2))
-        shift, scale, gate, longest = time.feed_forward
-        return x + gated(self.ffn(modulate(self.norm2(x), shift, scale), longest), gate)
+        x, branch = self._feed(x, attended, time)
+        return x + gated(branch, time.feed_forward.gate)
 
     def join(
         self, after: Block, x: Tensor, attended: Tensor, time: Modulations, after_time: Modulations
     ) -> tuple[Tensor, Tensor]:
         """Tokens after this block, and what self-attention of the block `after` it takes of them."""
-        x = self.after(x, attended, time)
-        return x, after.before(x, after_time)
+        x, branch = self._feed(x, attended, time)
+        gate, by = time.feed_forward.gate, after_time.attention
+        limit = by.longest if in_8_bits(after.self_attn.qkv) else None
+        x, tokens = add_norm(x, branch, gate, after.norm1, by, limit, fused=self.fused)
+        return x, after.self_attn.packed(tokens)
 
     def quantise(self) -> None:
         """Keep weights in 8 bits: of fused projections, queries on the prompt and the feed-forward network.
@@ -210,10 +230,17 @@ class Block(nn.Module):
             self.self_attn.qkv = Fp8Linear(self.self_attn.qkv)
         self.ffn.quantise()
 
-    def _entering(self, x: Tensor, time: Modulations) -> tuple[Tensor, Tensor | None]:
-        """Tokens that self-attention projects, and what their norms do not exceed."""
+    def _entering(self, x: Tensor, time: Modulations) -> Tokens:
+        """Tokens that self-attention projects."""
         shift, scale, _, longest = time.attention
-        return modulate(self.norm1(x), shift, scale), longest
+        return Tokens(modulate(self.norm1(x), shift, scale), longest)
+
+    def _feed(self, x: Tensor, attended: Tensor, time: Modulations) -> tuple[Tensor, Tensor]:
+        """Tokens after cross-attention, and what the feed-forward network makes of them."""
+        branch, by = self.cross_attn.o(attended.flatten(2)), time.feed_forward
+        limit = by.longest if in_8_bits(self.ffn[0]) else None
+        x, tokens = add_norm(x, branch, None, self.norm2, by, limit, fused=self.fused)
+        return x, self.ffn(tokens)
 
 
 @attrs.frozen

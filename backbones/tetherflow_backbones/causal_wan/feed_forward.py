@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu
+from tetherflow_backbones.causal_wan.add_norm import Tokens
 
 
 class FeedForward(nn.Sequential):
@@ -28,30 +29,32 @@ class FeedForward(nn.Sequential):
         if isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear):
             self[0], self[1], self[2] = Fp8LinearGelu(widen), nn.Identity(), Fp8Linear(narrow)
 
-    def forward(self, x: Tensor, longest: Tensor | None = None) -> Tensor:
-        """Transform tokens.
-
-        Args:
-            x: `[..., dim]`.
-            longest: Euclidean norm that no token exceeds, float32 scalar; needed in 8 bits.
-        """
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Transform tokens `[B, L, dim]`."""
         widen, activation, narrow = self
-        hidden = product(widen, x, longest)
+        hidden = product(widen, tokens)
         result: Tensor = narrow(*hidden) if isinstance(hidden, tuple) else narrow(activation(hidden))
         return result
 
 
-def product(linear: nn.Module, x: Tensor, longest: Tensor | None) -> Any:
+def product(linear: nn.Module, tokens: Tokens) -> Any:
     """What a linear layer makes of tokens; one in 8 bits must know what their norms do not exceed.
 
     Raises:
         TypeError: It does not know.
     """
-    if not isinstance(linear, Fp8Linear | Fp8LinearGelu):
-        return linear(x)
-    if longest is None:
+    if not in_8_bits(linear):
+        return linear(tokens.values)
+    if tokens.limit is None:
         raise TypeError("a product in 8 bits must know how long tokens can be")
-    return linear(x, longest)
+    if isinstance(linear, Fp8LinearGelu):
+        return linear(tokens.values, tokens.limit, tokens.squares)
+    return linear(tokens.values, tokens.limit)
+
+
+def in_8_bits(linear: nn.Module | None) -> bool:
+    """Whether a layer computes in 8 bits."""
+    return isinstance(linear, Fp8Linear | Fp8LinearGelu)
 
 
 class LinearGelu(nn.Linear):

@@ -12,9 +12,9 @@ class Modulation(NamedTuple):
     """What time does to a block's tokens at attention, or at the feed-forward network.
 
     Attributes:
-        shift: `[B, F, 1, dim]`.
-        scale: likewise, from one.
-        gate: likewise.
+        shift: what is added to normalised tokens, `[B, F, 1, dim]`.
+        scale: what they are multiplied by before, likewise.
+        gate: what the branch's result is multiplied by, likewise.
         longest: Euclidean norm that no normalised token exceeds once it is scaled and shifted, float32
             scalar; None where products need not know.
     """
@@ -47,26 +47,24 @@ def modulations(own: list[Tensor], by_time: Tensor, *, bounded: bool) -> list[Mo
         bounded: whether to say how long tokens can be.
     """
     each = (torch.stack(own)[:, :, None] + by_time).unflatten(3, (2, 3))  # [layers, B, F, 2, 3, dim]
+    shift, scale, gate = each.unbind(4)
+    scale = 1 + scale
     longest: list[list[Tensor | None]] = [[None, None]] * len(own)
     if bounded:
-        shift, scale, _ = each.unbind(4)
-        largest = longest_norm(1 + scale, shift).amax(dim=(1, 2))
+        largest = longest_norm(scale, shift).amax(dim=(1, 2))
         # Compiled kernels want their arguments 16 bytes apart.
         longest = [list(row) for row in largest[..., None].repeat(1, 1, 4)[..., 0]]
-    found = []
-    for block, norms in zip(each, longest, strict=True):
-        halves = []
-        for half, norm in zip(block.unbind(2), norms, strict=True):
-            shift, scale, gate = half.split(1, dim=2)
-            halves.append(Modulation(shift, scale, gate, norm))
-        found.append(Modulations(*halves))
-    return found
+    halves = [
+        [Modulation(*parts) for parts in zip(*(part.split(1, dim=2) for part in block), norms, strict=True)]
+        for *block, norms in zip(shift, scale, gate, longest, strict=True)
+    ]
+    return [Modulations(*both) for both in halves]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Scale and shift tokens `[B, F*T, dim]` by their frame's `[B, F, 1, dim]`."""
     frames: Tensor = x.unflatten(1, (shift.shape[1], -1))
-    return (frames * (1 + scale) + shift).flatten(1, 2)
+    return (frames * scale + shift).flatten(1, 2)
 
 
 def gated(x: Tensor, gate: Tensor) -> Tensor:

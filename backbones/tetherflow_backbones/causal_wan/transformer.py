@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tetherflow.cache import CacheEngine
 from tetherflow.fp8 import require_fp8
 from tetherflow.tuning import Tuning
+from tetherflow_backbones.causal_wan.add_norm import kernels_run
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.block import AttentionCache, Block, Glue, LayerNorm
 from tetherflow_backbones.causal_wan.modulation import Modulations, modulate, modulations
@@ -37,7 +38,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Project tokens `x` `[B, F*T, dim]`; `time` is `[B, F, dim]`. Returns `[B, F*T, rows*columns*C]`."""
         shift, scale = (self.modulation[:, None] + time[:, :, None]).chunk(2, dim=2)
-        result: Tensor = self.head(modulate(self.norm(x), shift, scale))
+        result: Tensor = self.head(modulate(self.norm(x), shift, 1 + scale))
         return result
 
 
@@ -82,14 +83,15 @@ class CausalWanTransformer(nn.Module):
         Raises:
             KernelError: The device has no 8-bit products.
         """
+        weight = self.patch_embedding.weight
         if tuning.products == "fp8":
-            weight = self.patch_embedding.weight
             require_fp8(weight.device, weight.dtype)
             for block in self._blocks():
                 block.quantise()
         self._glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else None
+        fused = tuning.compile and kernels_run(weight.device, weight.dtype)
         for block in self._blocks():
-            block.attention = tuning.attention
+            block.attention, block.fused, block.self_attn.fused = tuning.attention, fused, fused
 
     def prepare_text(self, context: Tensor) -> TextKeysValues:
         """Cross-attention keys and values of prompts, to be computed once a prompt.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu
+from tetherflow_backbones.causal_wan.add_norm import Tokens
 from tetherflow_backbones.causal_wan.feed_forward import FeedForward
 
 
@@ -22,7 +23,7 @@ def test_fused_it_computes_the_same_from_the_same_parameters() -> None:
     plain, fused = network(), network()
     fused.fuse()
     fused.fuse()  # again changes nothing
-    assert torch.equal(fused(tokens()), plain(tokens()))
+    assert torch.equal(fused(Tokens(tokens())), plain(Tokens(tokens())))
     assert list(fused.state_dict()) == list(plain.state_dict())
 
 
@@ -34,18 +35,18 @@ def test_fused_it_still_has_two_linear_layers() -> None:
     for module in fused.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda m, *_: called.append((m.in_features, m.out_features)))
-    fused(tokens())
+    fused(Tokens(tokens()))
     assert called == [(32, 64), (64, 32)]
 
 
 def test_in_8_bits_it_has_its_gelu_fused_or_not() -> None:
-    exact, outputs = network()(tokens()), []
+    exact, outputs = network()(Tokens(tokens())), []
     for fuses in (False, True):
         small = network()
         if fuses:
             small.fuse()
         small.quantise()
         assert [type(module) for module in small] == [Fp8LinearGelu, nn.Identity, Fp8Linear]
-        outputs.append(small(tokens(), tokens().norm(dim=-1).amax()))
+        outputs.append(small(Tokens(tokens(), tokens().norm(dim=-1).amax())))
     assert torch.equal(*outputs)
     assert float((outputs[0] - exact).norm() / exact.norm()) < 0.1

@@ -20,7 +20,7 @@ def parts(layers: int = 2, frames: int = 3, dim: int = 8) -> tuple[list[Tensor],
 def test_modulation_is_each_frames_own() -> None:
     x = torch.ones(1, 6, 2)
     shift, scale = torch.zeros(1, 2, 1, 2), torch.tensor([0.0, 2.0])[None, :, None, None].expand(1, 2, 1, 2)
-    assert modulate(x, shift, scale)[0, :, 0].tolist() == [1, 1, 1, 3, 3, 3]
+    assert modulate(x, shift, scale)[0, :, 0].tolist() == [0, 0, 0, 2, 2, 2]
     assert gated(x, scale)[0, :, 0].tolist() == [0, 0, 0, 2, 2, 2]
 
 
@@ -29,7 +29,9 @@ def test_blocks_have_their_own_part_and_time_adds_to_it() -> None:
     found = modulations(own, by_time, bounded=False)
     assert [block.frames for block in found] == [3, 3]
     for block, mine in zip(found, own, strict=True):
-        expected = (mine[:, None] + by_time).chunk(6, dim=2)
+        expected = list((mine[:, None] + by_time).chunk(6, dim=2))
+        for scale in (1, 4):
+            expected[scale] = 1 + expected[scale]
         for tensor, wanted in zip((*block.attention[:3], *block.feed_forward[:3]), expected, strict=True):
             assert torch.equal(tensor, wanted)
         assert block.attention.longest is block.feed_forward.longest is None

@@ -16,6 +16,7 @@ from tetherflow.errors import KernelError
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import WanRotary
+from tetherflow_backbones.causal_wan.add_norm import Tokens
 
 FOUR = attrs.evolve(SMALL, num_layers=4)
 EIGHTS = attrs.evolve(SMALL, dim=64, ffn_dim=96, num_heads=2)
@@ -132,7 +133,7 @@ def test_fp8_network_must_know_how_long_tokens_can_be() -> None:
     block = transformer(EIGHTS).bfloat16().blocks[0]
     block.quantise()
     with pytest.raises(TypeError, match="must know how long tokens can be"):
-        block.ffn(noise((1, 4, 64)).bfloat16())
+        block.ffn(Tokens(noise((1, 4, 64)).bfloat16()))
 
 
 def test_fp8_is_refused_where_widths_do_not_suit() -> None:

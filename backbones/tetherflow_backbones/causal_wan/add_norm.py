@@ -1,0 +1,140 @@
+"""Where one branch of a block ends and the next begins: tokens take in what it gave, and are normalised."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tetherflow.fp8 import quantise
+from tetherflow.fp8_products import FP8
+from tetherflow_backbones.causal_wan.modulation import Modulation, gated, modulate
+
+
+class Tokens(NamedTuple):
+    """Normalised tokens, as a linear layer takes them.
+
+    Attributes:
+        values: `[B, L, dim]`; in e4m3 if they have been quantised within the limit.
+        limit: Euclidean norm that none of them exceeds, float32 scalar; None unless the layer is in 8 bits.
+        squares: their norms squared, float32 `[B, L]`; None unless they have been quantised.
+    """
+
+    values: Tensor
+    limit: Tensor | None = None
+    squares: Tensor | None = None
+
+
+def add_norm(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor | None,
+    norm: nn.LayerNorm,
+    modulation: Modulation | None,
+    limit: Tensor | None,
+    *,
+    fused: bool,
+) -> tuple[Tensor, Tokens]:
+    """Add what a branch gave to the tokens, and normalise them for the next.
+
+    Args:
+        x: tokens `[B, L, dim]`.
+        branch: what is added, likewise.
+        gate: what it is multiplied by, by frame, `[B, F, 1, dim]`.
+        norm: has a scale and a shift of its own unless a modulation follows.
+        modulation: what follows the norm.
+        limit: Euclidean norm that no token exceeds then, float32 scalar, for a layer in 8 bits.
+        fused: whether to do so in one kernel, which has no gradient.
+
+    Returns:
+        The sum, and the same normalised.
+    """
+    if not fused:
+        x = x + (branch if gate is None else gated(branch, gate))
+        normal: Tensor = norm(x)
+        if modulation is not None:
+            normal = modulate(normal, modulation.shift, modulation.scale)
+        return x, Tokens(normal, limit)
+    shift, scale = (norm.bias, norm.weight) if modulation is None else modulation[:2]
+    shift, scale = (part.view(1, 1, 1, -1) if part.dim() == 1 else part for part in (shift, scale))
+    x, values, squares = add_norm_fused(x, branch, gate, scale, shift, norm.eps, limit)
+    return x, Tokens(values, limit, None if limit is None else squares)
+
+
+# An operator of its own: the kernel that a compiler makes of it reads everything twice.
+@torch.library.custom_op("tetherflow::add_norm", mutates_args=())
+def add_norm_fused(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    limit: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`add_norm` with what its norm and modulation consist of, each `[B or 1, F or 1, 1, dim]`.
+
+    Returns:
+        The sum `[B, L, dim]`; the same normalised, in e4m3 if there is a limit; and the squared norms of
+        that, float32 `[B, L]`, empty if there is none.
+    """
+    out, values, squares = _empty(x, limit)
+    own = kernels() if x.is_cuda else None
+    if own is None:
+        wide = x.float() + (branch.float() if gate is None else gated(branch.float(), gate.float()))
+        normal = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
+        normal = modulate(normal, shift.float(), scale.float())
+        if limit is None:
+            return wide.to(x.dtype), normal.to(x.dtype), squares
+        return wide.to(x.dtype), quantise(normal, limit), normal.square().sum(dim=-1)
+    own.add_norm(x.contiguous(), branch.contiguous(), gate, scale, shift, eps, limit, out, values, squares)
+    return out, values, squares
+
+
+@add_norm_fused.register_fake
+def _(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    limit: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(x, limit)
+
+
+def _empty(x: Tensor, limit: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for what `add_norm_fused` returns."""
+    squares = x.new_empty(x.shape[:2] if limit is not None else (0,), dtype=torch.float32)
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=x.dtype if limit is None else FP8), squares
+
+
+def kernels_run(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels in Triton run on a device, found out by running one."""
+    if device.type != "cuda" or kernels() is None:
+        return False
+    ones = torch.ones(1, 1, 16, device=device, dtype=dtype)
+    try:
+        add_norm_fused(ones, ones, None, ones[None], ones[None], 1e-6, None)
+    except Exception as error:  # a compiler that does not know the device may say so in any way
+        reason = str(error).strip().split("\n")[0]
+        warnings.warn(
+            f"norms and rotations do without kernels of their own ({reason})", RuntimeWarning, stacklevel=2
+        )
+        return False
+    return True
+
+
+@cache
+def kernels() -> Any:
+    """The module of kernels in Triton; None where there is none."""
+    try:
+        return import_module("tetherflow_backbones.causal_wan.kernels")
+    except ImportError:
+        return None

@@ -1,0 +1,215 @@
+"""Kernels in Triton, each of which reads and writes once what a compiler's kernels read and write twice.
+
+Only where Triton is installed can this be imported.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ADD_NORM_WARPS = 4
+_WRITE_WARPS = 2
+_WIDEST = 1536
+"""Tokens up to so wide are so many warps' work; for wider ones there are twice as many."""
+
+
+def add_norm(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    limit: Tensor | None,
+    out: Tensor,
+    values: Tensor,
+    squares: Tensor,
+) -> None:
+    """`add_norm.add_norm_fused`, a program a token.
+
+    Args:
+        x: tokens `[B, L, dim]`, one piece of memory, as `branch`, `out` and `values` are.
+        branch: likewise.
+        gate: `[B or 1, F or 1, 1, dim]`; F divides L, and the last dimension is one piece of memory.
+        scale: likewise.
+        shift: likewise.
+        eps: what is added to the variance.
+        limit: float32 scalar; given if `values` is in e4m3.
+        out: the sum.
+        values: the normalised sum.
+        squares: float32 `[B, L]`, written if `limit` is given.
+    """
+    batch, length, dim = x.shape
+    frames = max(part.shape[1] for part in (scale, shift, gate) if part is not None)
+    with torch.cuda.device(x.device):
+        _add_norm[(batch * length,)](
+            x,
+            branch,
+            shift if gate is None else gate,
+            scale,
+            shift,
+            x if limit is None else limit,
+            out,
+            values,
+            squares,
+            length // frames,
+            frames,
+            *_strides(shift if gate is None else gate),
+            *_strides(scale),
+            *_strides(shift),
+            eps,
+            dim=dim,
+            block=triton.next_power_of_2(dim),
+            gated=gate is not None,
+            small=limit is not None,
+            num_warps=_ADD_NORM_WARPS * (1 + (dim > _WIDEST)),
+        )
+
+
+def _strides(part: Tensor) -> tuple[int, int]:
+    """How far apart samples are, and frames."""
+    sample, frame = (0 if part.shape[dim] == 1 else part.stride(dim) for dim in (0, 1))
+    return sample, frame
+
+
+def write_packed(
+    packed: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    eps: float,
+    phases: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> None:
+    """Normalise and rotate queries and keys, and write them and the values to where they go.
+
+    Args:
+        packed: queries, keys and values `[B, L, 3, H, D]`, one piece of memory.
+        query_weight: what normalised queries are multiplied by, `[H * D]`.
+        key_weight: likewise, of keys.
+        eps: what is added to the mean square.
+        phases: what to multiply each channel by and its neighbour, float32 `[L, 2, D]` or `[B, L, 2, D]`, one
+            piece of memory.
+        queries: where to, `[B, L, H, D]`; a sample is one piece of memory.
+        keys: likewise.
+        values: likewise.
+    """
+    batch, length, _, heads, head_dim = packed.shape
+    dim = heads * head_dim
+    with torch.cuda.device(packed.device):
+        _write_packed[(length, 3, batch)](
+            packed,
+            query_weight,
+            key_weight,
+            phases,
+            queries,
+            keys,
+            values,
+            length,
+            phases.stride(0) if phases.dim() == 4 else 0,
+            queries.stride(0),
+            keys.stride(0),
+            values.stride(0),
+            eps,
+            dim=dim,
+            block=triton.next_power_of_2(dim),
+            head_dim=head_dim,
+            num_warps=_WRITE_WARPS * (1 + (dim > _WIDEST)),
+        )
+
+
+@triton.jit
+def _add_norm(
+    x_ptr,
+    branch_ptr,
+    gate_ptr,
+    scale_ptr,
+    shift_ptr,
+    limit_ptr,
+    out_ptr,
+    values_ptr,
+    squares_ptr,
+    tokens,  # of a frame
+    frames,  # of a sample
+    gate_sample,  # strides
+    gate_frame,
+    scale_sample,
+    scale_frame,
+    shift_sample,
+    shift_frame,
+    eps,
+    dim: tl.constexpr,
+    block: tl.constexpr,
+    gated: tl.constexpr,
+    small: tl.constexpr,
+):
+    row = tl.program_id(0)
+    column = tl.arange(0, block)
+    inside = column < dim
+    at = row.to(tl.int64) * dim + column
+    sample, frame = row // tokens // frames, row // tokens % frames
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    branch = tl.load(branch_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    if gated:
+        gate_at = gate_ptr + sample * gate_sample + frame * gate_frame + column
+        branch *= tl.load(gate_at, mask=inside, other=0.0).to(tl.float32)
+    scale_at = scale_ptr + sample * scale_sample + frame * scale_frame + column
+    shift_at = shift_ptr + sample * shift_sample + frame * shift_frame + column
+    scale = tl.load(scale_at, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(shift_at, mask=inside, other=0.0).to(tl.float32)
+    x += branch
+    tl.store(out_ptr + at, x.to(out_ptr.dtype.element_ty), mask=inside)
+    centred = tl.where(inside, x - tl.sum(x, 0) / dim, 0.0)
+    deviation = tl.sqrt(tl.sum(centred * centred, 0) / dim + eps)
+    values = centred / deviation * scale + shift
+    if small:
+        tl.store(squares_ptr + row, tl.sum(values * values, 0))
+        values *= 448.0 / tl.maximum(tl.load(limit_ptr), 1e-12)
+        values = tl.minimum(tl.maximum(values, -448.0), 448.0)
+    tl.store(values_ptr + at, values.to(values_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _write_packed(
+    packed_ptr,
+    query_weight_ptr,
+    key_weight_ptr,
+    phases_ptr,
+    queries_ptr,
+    keys_ptr,
+    values_ptr,
+    length,
+    phases_sample,  # strides
+    queries_sample,
+    keys_sample,
+    values_sample,
+    eps,
+    dim: tl.constexpr,
+    block: tl.constexpr,
+    head_dim: tl.constexpr,
+):
+    token, part, sample = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    column = tl.arange(0, block)
+    inside = column < dim
+    packed = tl.load(
+        packed_ptr + ((sample * length + token) * 3 + part) * dim + column, mask=inside, other=0.0
+    )
+    if part == 2:
+        tl.store(values_ptr + sample * values_sample + token * dim + column, packed, mask=inside)
+    else:
+        weight_ptr = query_weight_ptr if part == 0 else key_weight_ptr
+        out_ptr = queries_ptr + sample * queries_sample
+        if part == 1:
+            out_ptr = keys_ptr + sample * keys_sample
+        x = packed.to(tl.float32)
+        x = x / tl.sqrt(tl.sum(x * x, 0) / dim + eps)
+        x *= tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
+        even, odd = tl.split(tl.reshape(x, (block // 2, 2)))
+        neighbour = tl.reshape(tl.join(odd, even), (block,))
+        phase_at = phases_ptr + sample * phases_sample + token * 2 * head_dim + column % head_dim
+        turned = x * tl.load(phase_at) + neighbour * tl.load(phase_at + head_dim)
+        tl.store(out_ptr + token * dim + column, turned.to(out_ptr.dtype.element_ty), mask=inside)

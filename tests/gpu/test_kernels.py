@@ -1,0 +1,86 @@
+"""The transformer's own kernels, against the same written out.
+
+Run with `pytest -m gpu tests/gpu/test_kernels.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tetherflow.cache.placing import _write_packed
+from tetherflow.tuning import Tuning
+from tetherflow_backbones.causal_wan import Architecture, WanRotary
+from tetherflow_backbones.causal_wan.add_norm import add_norm_fused, kernels_run
+from tetherflow_backbones.causal_wan.block import SelfAttention
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("batch", "frames", "tokens", "dim"), [(1, 3, 1560, 1536), (2, 3, 7, 5120), (2, 1, 5, 24)]
+)
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("small", [True, False])
+def test_kernel_computes_what_is_written_out(
+    dtype: torch.dtype, error: float, batch: int, frames: int, tokens: int, dim: int, gated: bool, small: bool
+) -> None:
+    """Modulations lie apart in memory, and a norm's own scale is the same for all frames."""
+    assert kernels_run(CUDA, dtype)
+    torch.manual_seed(0)
+    x, branch = torch.randn(2, batch, frames * tokens, dim, device=CUDA, dtype=dtype)
+    shift, scale, gate = torch.randn(batch, frames, 3, 1, dim, device=CUDA, dtype=dtype).unbind(2)
+    own = torch.randn(2, 1, 1, 1, dim, device=CUDA, dtype=dtype)
+    limit = torch.tensor(30.0, device=CUDA) if small else None
+    for by_shift, by_scale in ((shift, scale.contiguous()), own):
+        arguments = (x, branch, gate if gated else None, by_scale, by_shift, 1e-6, limit)
+        found = add_norm_fused(*arguments)
+        on_cpu = [part.cpu() if isinstance(part, torch.Tensor) else part for part in arguments]
+        expected = [part.to(CUDA).float() for part in add_norm_fused(*on_cpu)]
+        torch.testing.assert_close(found[0].float(), expected[0], atol=error, rtol=2 * error)
+        values = found[1].float()
+        if small:  # sums are added up in another order, so that some are rounded to the neighbour
+            torch.testing.assert_close(values, expected[1], atol=2**-9, rtol=1 / 7)
+            assert float((values - expected[1]).norm() / expected[1].norm()) < 0.005
+            torch.testing.assert_close(found[2], expected[2], atol=1e-3, rtol=1e-4)
+        else:
+            torch.testing.assert_close(values, expected[1], atol=2 * error, rtol=2 * error)
+
+
+@pytest.mark.parametrize(("batch", "frames", "grid", "heads"), [(1, 3, (30, 52), 12), (2, 3, (3, 5), 3)])
+@pytest.mark.parametrize("apart", [True, False])
+@torch.inference_mode()
+def test_kernel_normalises_rotates_and_writes(
+    batch: int, frames: int, grid: tuple[int, int], heads: int, apart: bool
+) -> None:
+    """Slots are a piece of each sample's buffer; samples' frames may stand apart."""
+    torch.manual_seed(0)
+    tokens, head_dim = grid[0] * grid[1], 128
+    rotary = WanRotary(head_dim, grid)
+    rotary.tune(Tuning(compile=True))
+    positions = torch.arange(batch * frames, device=CUDA).view(batch, frames) + 40
+    phases = rotary.phases(positions if apart else positions[0])
+    source = SelfAttention(Architecture(dim=heads * head_dim, num_heads=heads)).to(CUDA, torch.bfloat16)
+    for norm in (source.norm_q, source.norm_k):
+        norm.weight.uniform_(0.5, 2)
+    packed = torch.randn(batch, frames * tokens, 3, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
+    slots = torch.zeros(2, 2, batch, frames + 4, tokens, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
+    expected = _write_packed(rotary, packed, source, phases, *_last(slots[0], frames), tokens)
+    assert source.write(packed, rotary, phases, *_last(slots[1], frames)) is None
+    source.fused = True
+    found = source.write(packed, rotary, phases, *_last(slots[1], frames))
+    for one, other in ((found, expected), (slots[1, 0], slots[0, 0])):  # which rounds twice on the way
+        torch.testing.assert_close(one, other, atol=0.05, rtol=0.02)
+        assert float((one.float() - other.float()).norm() / other.float().norm()) < 0.005
+    assert torch.equal(slots[1, 1], slots[0, 1])
+
+
+def _last(buffers: torch.Tensor, frames: int) -> tuple[torch.Tensor, ...]:
+    """The last frames' slots of keys and of values."""
+    return tuple(buffer[:, -frames:].flatten(1, 2) for buffer in buffers)
