@@ -54,12 +54,17 @@ class Counted(graphs._Recorder):
 
     recorded: ClassVar[Counter[str]] = Counter()
 
-    def record(
-        self, compute: Callable[[], graphs.Result], *, shared: bool = False
-    ) -> tuple[torch.cuda.CUDAGraph, graphs.Result]:
-        found = super().record(compute, shared=shared)
-        self.recorded["context" if shared else "denoising"] += 1
-        return found
+    def record(self, compute: Callable[[], graphs.Result]) -> tuple[torch.cuda.CUDAGraph, graphs.Result]:
+        self.recorded["denoising"] += 1
+        return super().record(compute)
+
+    def record_once(self, compute: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        self.recorded["context"] += 1
+        return super().record_once(compute)
+
+    def launch_once(self, graph: torch.cuda.CUDAGraph) -> None:
+        super().launch_once(graph)
+        self.recorded["instantiated"] += self._standing[-1] is graph
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -75,6 +80,7 @@ def test_the_same_bits(name: str, precision: str) -> None:
     if name in ("fifo", "fifo-relative", "tethercache"):
         assert Counted.recorded["denoising"] == 1
         assert Counted.recorded["context"] > 5
+        assert graphs._runtime() is None or Counted.recorded["instantiated"] <= 3
 
 
 def test_another_prompt_is_recorded_anew() -> None:

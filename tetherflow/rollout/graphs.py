@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Hashable
+from functools import cache
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -22,6 +25,9 @@ _CONTEXT_FIRST: Final = 2
 
 _MOST_KEPT: Final = 16
 """Recordings that have been launched and may stay; each holds some megabytes of the device's memory."""
+
+_STANDING: Final = 2
+"""Recordings of context passes that stand for later ones."""
 
 Result = TypeVar("Result")
 
@@ -111,14 +117,13 @@ class GraphedTransformer:
         cache.join()  # a recording cannot wait for what is none of it
         back = cache.retake()
         try:
-            graph, _ = self._recorder.record(compute, shared=True)
+            graph = self._recorder.record_once(compute)
         except Exception as error:  # whatever a plugin makes of it that the device cannot be asked now
             back()
             self._forgo(cache.phase, error)
             compute()
         else:
-            graph.replay()
-            self._recorder.keep(graph)
+            self._recorder.launch_once(graph)
 
     def _recording_for(
         self, latents: Tensor, timesteps: Tensor, text: Any, cache: CacheEngine
@@ -161,28 +166,49 @@ class _Recorder:
     def __init__(self) -> None:
         self._streams: dict[bool, torch.cuda.Stream] = {}
         self._pool: Any = None
-        self._newest: torch.cuda.CUDAGraph | None = None  # the pool lives as long as one of its graphs
+        self._standing: deque[torch.cuda.CUDAGraph] = deque()  # the pool lives as long as one of its graphs
         self._kept: list[tuple[torch.cuda.Event, torch.cuda.CUDAGraph]] = []
 
-    def record(
-        self, compute: Callable[[], Result], *, shared: bool = False
-    ) -> tuple[torch.cuda.CUDAGraph, Result]:
-        """Record what `compute` launches, without computing it.
+    def record(self, compute: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+        """Record what `compute` launches, without computing it, to be launched any number of times."""
+        graph = torch.cuda.CUDAGraph()
+        return graph, self._capture(graph, compute, once=False)
 
-        Args:
-            compute: returns the result.
-            shared: whether what it allocates may lie where that of earlier shared ones lay and is free now;
-                they are to be launched once each, in the order in which they were recorded.
+    def record_once(self, compute: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        """Record what `compute` launches, to be launched once, before another is recorded so.
+
+        What it allocates may lie where that of earlier ones lay and is free now.
         """
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
+        self._capture(graph, compute, once=True)
+        return graph
+
+    def launch_once(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Launch what `record_once` recorded.
+
+        What the driver made of an earlier one stands for this one where they differ in nothing but what their
+        kernels are given. To make it anew takes memory, for which the driver waits; and so does freeing it.
+        """
+        # Two take turns, so that none changes while the device may still be busy with it.
+        standing = self._standing.popleft() if len(self._standing) == _STANDING else None
+        if standing is not None and _takes_over(standing, graph):
+            graph = standing
+        else:
+            graph.instantiate()
+            if standing is not None:
+                self.keep(standing)
+        graph.replay()
+        self._standing.append(graph)
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, compute: Callable[[], Result], *, once: bool) -> Result:
         if self._pool is None:
             # A decision's small kernels go before what is done beside them (`cache.beside`), not after.
             self._streams = {False: torch.cuda.Stream(), True: torch.cuda.Stream(priority=-1)}
             self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
         # Not `torch.cuda.graph`, which would wait for the device and collect garbage each time. Other threads
         # may allocate and copy meanwhile: only what this one does must be recordable.
-        with torch.cuda.stream(self._streams[shared]):
-            graph.capture_begin(self._pool if shared else None, capture_error_mode="thread_local")
+        with torch.cuda.stream(self._streams[once]):
+            graph.capture_begin(self._pool if once else None, capture_error_mode="thread_local")
             try:
                 result = compute()
             except BaseException:  # an interrupt, too: the device must not be left recording
@@ -193,9 +219,7 @@ class _Recorder:
             except RuntimeError:
                 _free_generators()
                 raise
-        if shared:
-            self._newest = graph
-        return graph, result
+        return result
 
     def keep(self, graph: torch.cuda.CUDAGraph) -> None:
         """Keep a graph until what has been launched so far has been computed."""
@@ -212,6 +236,31 @@ class _Recorder:
         """
         if len(self._kept) >= _MOST_KEPT:
             self._kept = [kept for kept in self._kept if not kept[0].query()]
+
+
+def _takes_over(standing: torch.cuda.CUDAGraph, graph: torch.cuda.CUDAGraph) -> bool:
+    """Let what the driver made of one recording stand for another; False if it cannot, which spoils it.
+
+    What has been launched is not affected.
+    """
+    runtime = _runtime()
+    if runtime is None:
+        return False
+    executable = runtime.cudaGraphExec_t(standing.raw_cuda_graph_exec())
+    status, _ = runtime.cudaGraphExecUpdate(executable, runtime.cudaGraph_t(graph.raw_cuda_graph()))
+    if status != runtime.cudaError_t.cudaSuccess:
+        runtime.cudaGetLastError()  # else torch would take it for an error of its own
+        return False
+    return True
+
+
+@cache
+def _runtime() -> Any:
+    """CUDA's own interface, which comes with torch; None where there is none."""
+    try:
+        return import_module("cuda.bindings.runtime")
+    except ImportError:
+        return None
 
 
 def _abandon(graph: torch.cuda.CUDAGraph) -> None:
