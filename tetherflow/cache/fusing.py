@@ -15,6 +15,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _VARIANTS: Final = 64
 """Shapes for which a function may be compiled in one process; past them it goes step by step. Torch's own
 limit is lower, and holds for the whole process."""
+_MOST_MARKED: Final = 1024
+"""Kinds of arguments that are kept, of a function whose numbers may move with every call."""
 
 
 class Fuse(Protocol):
@@ -42,12 +44,28 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # A first call is made in the middle of a rollout, where timing one kernel against another misleads.
     in_one = torch.compile(function, options={"triton.autotune_pointwise": False})
 
+    marked: set[tuple[Any, ...]] = set()
+
     def fused(*arguments: Any, **named: Any) -> Any:
         # A kernel for any number of units takes up to twice as long as one for 14, and a rollout has few
-        # numbers. Python's own numbers, which a schedule may move, may still vary.
-        for argument in (*arguments, *named.values()):
-            if isinstance(argument, Tensor):
-                torch._dynamo.mark_static(argument)
+        # numbers. Python's own numbers, which a schedule may move, may still vary. Marking takes as long as a
+        # call, and matters only where a kernel is compiled.
+        given = (*arguments, *named.values())
+        kinds = tuple(map(_kind, given))
+        if kinds not in marked:
+            for argument in given:
+                if isinstance(argument, Tensor):
+                    torch._dynamo.mark_static(argument)
+            if len(marked) == _MOST_MARKED:
+                marked.clear()
+            marked.add(kinds)
         return in_one(*arguments, **named)
 
     return fused
+
+
+def _kind(argument: Any) -> Any:
+    """What of an argument may make a function be compiled anew."""
+    if isinstance(argument, Tensor):
+        return argument.shape, argument.dtype, argument.device
+    return argument if isinstance(argument, int | float) else type(argument)
