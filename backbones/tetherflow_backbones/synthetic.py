@@ -17,6 +17,7 @@ from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
 from tetherflow_backbones.wan_vae import WanVAE
 
 Size = Annotated[int, Field(ge=1)]
+Step = Annotated[int, Field(ge=1, le=1000)]
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -38,6 +39,11 @@ class Synthetic(CausalWanBackbone):
             default=(60, 104), description="Rows and columns of a latent frame, an eighth of the video's."
         )
         chunk_frames: Size = Field(default=3, description="Latent frames denoised together.")
+        steps: tuple[Step, ...] = Field(
+            default=(1000, 750, 500, 250),
+            min_length=1,
+            description="Denoising steps of 1000, first to last.",
+        )
         vae_width: Size = Field(default=96, description="Width of the video autoencoder's first layer.")
         seed: int = Field(default=0, ge=0, description="Seed of the weights.")
 
@@ -50,7 +56,7 @@ class Synthetic(CausalWanBackbone):
         parity: bool = False,
     ) -> None:
         self.options = options
-        self.sampler = SamplerSettings(chunk_frames=options.chunk_frames)
+        self.sampler = SamplerSettings(chunk_frames=options.chunk_frames, steps=options.steps)
         self._device, self._dtype = device, dtype
         arch = Architecture(
             dim=options.dim,

@@ -34,6 +34,11 @@ def test_defaults_are_the_shapes_of_wan_1_3b() -> None:
     assert (options.heads, options.layers, options.text_len) == (wan.num_heads, wan.num_layers, wan.text_len)
 
 
+def test_steps_are_the_recipes() -> None:
+    for changes, steps in (([], (1000, 750, 500, 250)), (["backbone.steps=[1000, 500]"], (1000, 500))):
+        assert open_session(load_recipe("tethercache", [*OVERRIDES, *changes]), CPU).settings.steps == steps
+
+
 def test_weights_are_the_seeds() -> None:
     def state(seed: int) -> dict[str, torch.Tensor]:
         backbone = Synthetic(Synthetic.Options(**TINY, seed=seed), device=CPU)  # type: ignore[arg-type]
