@@ -98,6 +98,7 @@ class CacheEngine(CachePasses):
         self._hidden = 0  # units after a chunk that is written anew, out of sight meanwhile
         self._pending = 0
         self._decided = set()
+        self._known = None
         self._shared = None
         self._committed = set()
         self._views = {}
@@ -148,7 +149,7 @@ class CacheEngine(CachePasses):
         self.join()
         if missing := sorted(set(range(len(self.layers))) - self._committed):
             raise TetherflowError(f"end was called, but layers {missing} did not attend in the context pass")
-        self.phase = Phase.IDLE
+        self.phase, self._known = Phase.IDLE, None
         if self._pending:
             self.book.origins[:, self.layout.budget :] = EMPTY  # what waited has been decided upon
         if self._rewriting:
@@ -232,13 +233,13 @@ class CacheEngine(CachePasses):
         self.join()  # nothing of before may yet write to what is restored
         super().restore(state)
         self.phase = Phase.IDLE
-        self._pending, self._hidden, self._rewriting = 0, 0, False
+        self._pending, self._hidden, self._rewriting, self._known = 0, 0, False, None
         self._views.clear()
 
     def _make_room(self, units: int) -> list[range]:
         """Let units leave every layer until `units` fit; returns the ranks whose keys are to be rotated."""
         self._decided.clear()
-        self._shared, self._pending = None, 0
+        self._known, self._shared, self._pending = None, None, 0
         held = self.held
         count = held + units - self.layout.budget
         if count <= 0:

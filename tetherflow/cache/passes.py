@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Selection
@@ -14,6 +15,7 @@ from tetherflow.cache.attention import Attention
 from tetherflow.cache.beside import Beside
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.interfaces import CacheShape, Policy, Unpacks
+from tetherflow.cache.known import Known
 from tetherflow.cache.placing import Placing
 from tetherflow.cache.recall import recall
 from tetherflow.cache.revising import revise
@@ -55,6 +57,7 @@ class CachePasses(CacheState):
     _rewriting: bool  # whether the current chunk was there before
     _pending: int  # evicted units that await a decision
     _decided: set[int]  # layers in which it has been made
+    _known: Known | None  # of all layers' units, before the first decides
     _shared: Selection | None  # the decision that later layers share
     _committed: set[int]  # layers whose context pass has run
     _views: dict[int, View]
@@ -141,11 +144,12 @@ class CachePasses(CacheState):
         """What takes the host back to before a pass, if nothing of the pass is computed after all."""
         committed, decided, views = set(self._committed), set(self._decided), dict(self._views)
         shared, dropped, orders = self._shared, list(self.dropped), [store.order for store in self.layers]
+        known = self._known
         forget = self.checks.retake()
 
         def back() -> None:
             self._committed, self._decided, self._views = committed, decided, views
-            self._shared, self.dropped = shared, dropped
+            self._shared, self.dropped, self._known = shared, dropped, known
             for store, order in zip(self.layers, orders, strict=True):
                 store.order = order
             forget()
@@ -207,7 +211,7 @@ class CachePasses(CacheState):
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
         store, site = self.layers[index], self._site(index)
         pending = self.waiting[: self._pending].expand(self.batch, -1)
-        decision = recall(site, pending, query, self._choice_for(index), moves=True)
+        decision = recall(site, pending, query, self._choice_for(index), self._known_of(index), moves=True)
         self._decided.add(index)
         self._share(index, decision.selection)
         self.drop(index, decision.dropped)
@@ -216,6 +220,19 @@ class CachePasses(CacheState):
         if self.policy.uses.merge:
             changed = range(site.regions.bank.start, changed.stop)
         self._views[index] = look(site, changed, self._views[index])
+
+    def _known_of(self, index: int) -> Known:
+        """What is known of a layer's units before its memory is decided: of all layers, once a chunk.
+
+        Until then a layer's book and order stay as they are, whatever others decide.
+        """
+        if self._known is None:
+            memory = self.regions.memory
+            order = torch.cat([store.order[:, : memory.stop] for store in self.layers])
+            newcomers = self.waiting[: self._pending].expand(len(order), -1)
+            pools, fuse = self.policy.uses.edit, self.layers[0].fuse
+            self._known = Known.of(self.book, order, newcomers, memory.start, pools=pools, fuse=fuse)
+        return self._known.rows(index * self.batch, (index + 1) * self.batch)
 
     def _choice_for(self, index: int) -> Selection | None:
         """What another layer has decided for this one, too; None if it decides alone.

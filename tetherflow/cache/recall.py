@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Selection
+from tetherflow.cache.known import Known
 from tetherflow.cache.merging import absorb
 from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.site import Site
@@ -38,6 +39,7 @@ def recall(
     newcomers: Tensor,
     query: Tensor | None = None,
     selection: Selection | None = None,
+    known: Known | None = None,
     *,
     moves: bool,
 ) -> Decision:
@@ -50,30 +52,35 @@ def recall(
         newcomers: slots of the evicted units in time order, `[B, n]`.
         query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`; None as a chunk begins.
         selection: what another layer has decided for this one, too.
+        known: what is known of the layer's units, if it has been looked up.
         moves: whether the newcomers wait past the budget, and those that are admitted move to the losers'
             slots; else they stay where they are.
     """
     store, policy = site.store, site.policy
     standing, trusted = site.regions.memory.start, site.regions.memory.stop
-    known = torch.cat([store.at(range(trusted)), newcomers], dim=1)
-    competing, capacity = known[:, standing:], trusted - standing
+    if known is None:
+        order, pools = store.at(range(trusted)), policy.uses.edit
+        known = Known.of(store.book, order, newcomers, standing, pools=pools, fuse=store.fuse)
+    units, competing, capacity = known, known.slots[:, standing:], trusted - standing
 
     @cache
     def statistics() -> Statistics:
         """Of sink, bank, memory and newcomers, keys and values."""
-        return store.statistics(known)
+        return store.statistics(units.slots) if units.statistics is None else units.statistics
 
     def mean_keys() -> Tensor:
-        return statistics().mean[:, standing:, 0].clone()
+        return statistics().mean[:, standing:, 0].clone() if units.mean_keys is None else units.mean_keys
 
     @cache
     def compared() -> Newcomers:
-        own, pool = statistics()[:, trusted:], statistics()[:, :trusted]
-        pool = Statistics(*store.fuse(pooled)(pool.mean, pool.variance))
+        own, pool = statistics()[:, trusted:], units.pool
+        if pool is None:
+            before = statistics()[:, :trusted]
+            pool = Statistics(*store.fuse(pooled)(before.mean, before.variance))
         return Newcomers(own[:, :, 0], own[:, :, 1], pool[:, 0], pool[:, 1], trusted)
 
     if selection is None:
-        selection = _decide(site, competing, capacity, query, mean_keys, compared)
+        selection = _decide(site, units, capacity, query, mean_keys, compared)
     kept, losers, targets = store.fuse(_outcome)(competing, selection.keep, newcomers)
     dropped = store.unit_origins(losers)
     before = compared() if policy.uses.edit else None
@@ -84,7 +91,7 @@ def recall(
     edited = None
     if before is not None:
         fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
-        edited = _edit(site, newcomers, fed[:, capacity:], before, waiting=moves)
+        edited = _edit(site, newcomers, units.origins[:, trusted:], fed[:, capacity:], before, waiting=moves)
     if not moves or selection.weights is not None:
         if edited is not None:
             store.write(newcomers, edited)
@@ -125,20 +132,21 @@ def _outcome(competing: Tensor, keep: Tensor, newcomers: Tensor) -> tuple[Tensor
 
 def _decide(
     site: Site,
-    competing: Tensor,
+    known: Known,
     capacity: int,
     query: Tensor | None,
     mean_keys: Callable[[], Tensor],
     newcomers: Callable[[], Newcomers],
 ) -> Selection:
     """Score the candidates and select among them."""
-    store, policy = site.store, site.policy
+    store, policy, standing = site.store, site.policy, site.regions.memory.start
+    competing = known.slots[:, standing:]
     candidates = Candidates(
         layer=site.layer,
         chunk=site.chunk,
         capacity=capacity,
         residents=capacity,
-        origins=store.unit_origins(competing),
+        origins=known.origins[:, standing:],
         layout=site.layout,
         first_frame=site.first_frame,
         metadata=store.book.metadata(competing),
@@ -156,7 +164,9 @@ def _decide(
     return policy.select(candidates, score, scores, site.checks)
 
 
-def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers, *, waiting: bool) -> Tensor:
+def _edit(
+    site: Site, newcomers: Tensor, origins: Tensor, admitted: Tensor, before: Newcomers, *, waiting: bool
+) -> Tensor:
     """The newcomers' keys and values `[2, B, n, T, H, D]` as the policy edits a draft of them.
 
     Units that wait past the budget are nobody else's, so that they are their own draft; others are copied.
@@ -167,7 +177,7 @@ def _edit(site: Site, newcomers: Tensor, admitted: Tensor, before: Newcomers, *,
     draft = Draft(
         layer=site.layer,
         chunk=site.chunk,
-        origins=store.unit_origins(newcomers),
+        origins=origins,
         admitted=admitted.clone(),
         keys=keys,
         values=values,
