@@ -83,6 +83,38 @@ def test_the_same_bits(name: str, precision: str) -> None:
         assert graphs._runtime() is None or Counted.recorded["instantiated"] <= 3
 
 
+def test_a_recording_stands_for_later_ones_that_differ_in_what_kernels_are_given() -> None:
+    recorder, sums = graphs._Recorder(), [torch.zeros(4, device=CUDA) for _ in range(12)]
+    launched = []
+    for index, total in enumerate(sums):
+        graph = recorder.record_once(lambda total=total, index=index: total.add_(index).mul_(2))  # type: ignore[misc]
+        recorder.launch_once(graph)
+        launched.append(graph)
+    assert [float(total[0]) for total in sums] == [2.0 * index for index in range(12)]
+    if graphs._runtime() is not None:
+        assert len({id(graph) for graph in launched}) == graphs._STANDING
+    # Another chain of kernels is made anew, and then stands for its own kind.
+    other = torch.zeros(4, device=CUDA)
+    for _ in range(4):
+        recorder.launch_once(recorder.record_once(lambda: other.add_(1).mul_(3).sub_(1)))
+    assert float(other[0]) == 80.0  # 2, 8, 26, 80
+
+
+def test_a_recording_that_draws_random_numbers_stands_for_no_other() -> None:
+    drawn = []
+    for recorded in (True, False):
+        torch.cuda.manual_seed(3)
+        recorder, found = graphs._Recorder(), [torch.zeros(5, device=CUDA) for _ in range(6)]
+        for x in found:
+            if recorded:
+                recorder.launch_once(recorder.record_once(lambda x=x: x.normal_()))  # type: ignore[misc]
+            else:
+                x.normal_()
+        drawn.append(torch.stack(found))
+    assert torch.equal(*drawn)
+    assert not recorder._standing
+
+
 def test_another_prompt_is_recorded_anew() -> None:
     videos = []
     for choice in ("never", "auto"):

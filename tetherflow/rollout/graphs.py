@@ -27,7 +27,8 @@ _MOST_KEPT: Final = 16
 """Recordings that have been launched and may stay; each holds some megabytes of the device's memory."""
 
 _STANDING: Final = 2
-"""Recordings of context passes that stand for later ones."""
+"""Recordings of context passes that stand for later ones. They take turns, as nothing says whether the driver
+waits for one that is still being computed."""
 
 Result = TypeVar("Result")
 
@@ -175,30 +176,31 @@ class _Recorder:
         return graph, self._capture(graph, compute, once=False)
 
     def record_once(self, compute: Callable[[], object]) -> torch.cuda.CUDAGraph:
-        """Record what `compute` launches, to be launched once, before another is recorded so.
+        """Record what `compute` launches, without computing it, for `launch_once`.
 
-        What it allocates may lie where that of earlier ones lay and is free now.
+        What it allocates may lie where that of earlier ones lay and is free now. What the driver made of an
+        earlier one stands for this one where they differ in nothing but what their kernels are given: to make
+        it anew takes memory, for which the driver waits, and freeing it waits, too.
         """
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         self._capture(graph, compute, once=True)
+        if len(self._standing) == _STANDING:
+            standing = self._standing.popleft()
+            if _takes_over(standing, graph):
+                return standing
+            self.keep(standing)
+        graph.instantiate()
         return graph
 
     def launch_once(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Launch what `record_once` recorded.
-
-        What the driver made of an earlier one stands for this one where they differ in nothing but what their
-        kernels are given. To make it anew takes memory, for which the driver waits; and so does freeing it.
-        """
-        # Two take turns, so that none changes while the device may still be busy with it.
-        standing = self._standing.popleft() if len(self._standing) == _STANDING else None
-        if standing is not None and _takes_over(standing, graph):
-            graph = standing
-        else:
-            graph.instantiate()
-            if standing is not None:
-                self.keep(standing)
+        """Launch what `record_once` returned, before another is recorded so."""
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.get_offset()
         graph.replay()
-        self._standing.append(graph)
+        if generator.get_offset() == before:
+            self._standing.append(graph)
+        else:  # random numbers are drawn from where its own recording says
+            self.keep(graph)
 
     def _capture(self, graph: torch.cuda.CUDAGraph, compute: Callable[[], Result], *, once: bool) -> Result:
         if self._pool is None:
@@ -241,17 +243,14 @@ class _Recorder:
 def _takes_over(standing: torch.cuda.CUDAGraph, graph: torch.cuda.CUDAGraph) -> bool:
     """Let what the driver made of one recording stand for another; False if it cannot, which spoils it.
 
-    What has been launched is not affected.
+    What has been launched is not affected, as CUDA says of changes to single kernels.
     """
     runtime = _runtime()
     if runtime is None:
         return False
     executable = runtime.cudaGraphExec_t(standing.raw_cuda_graph_exec())
     status, _ = runtime.cudaGraphExecUpdate(executable, runtime.cudaGraph_t(graph.raw_cuda_graph()))
-    if status != runtime.cudaError_t.cudaSuccess:
-        runtime.cudaGetLastError()  # else torch would take it for an error of its own
-        return False
-    return True
+    return bool(status == runtime.cudaError_t.cudaSuccess)
 
 
 @cache
