@@ -48,6 +48,13 @@ def test_every_shape_has_a_kernel_of_its_own(graphs: Counter[str]) -> None:
     assert graphs == {"one size": 4}
 
 
+def test_a_shape_that_lies_otherwise_in_memory_has_one_too(graphs: Counter[str]) -> None:
+    wide, narrow = torch.ones(2, 30), torch.ones(2, 20)
+    for x in (wide[:, :3], wide[:, :14], narrow[:, :3], narrow[:, :14]):
+        assert torch.equal(fusing.compiled(doubled)(x), x + x)
+    assert graphs == {"one size": 4}
+
+
 def test_options_are_those_that_the_compiler_knows() -> None:
     """Torch looks at them at once, before anything is compiled."""
     fusing._compiled.cache_clear()

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.cache.drive import Sizes, assert_same, contents
 from tetherflow import Layout, When
 from tetherflow.cache import CacheEngine
-from tetherflow.cache.interfaces import Positions
+from tetherflow.cache.interfaces import Positions, Rotary
 from tetherflow.pipeline import Pipeline
 from tetherflow.recipe import layout_of, load_recipe, pipeline_of, unit_of
 from tetherflow_policies.grab import Relevance, TopM
@@ -28,8 +28,30 @@ class Halves:
         return query / 2, -key, value
 
 
-def drive(plain: CacheEngine, packed: CacheEngine, *, frames: int, chunks: int) -> None:
+class HalvesAtOnce(Halves):
+    """May write by itself, as a module that has a kernel."""
+
+    def __init__(self, *, able: bool) -> None:
+        self.able, self.asked = able, 0
+
+    def write(
+        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor | None:
+        self.asked += 1
+        if not self.able:
+            return None
+        query, key, value = self.unpacked(packed)
+        by_frame = (query.shape[0], -1, SIZES.shape.tokens, *query.shape[2:])
+        keys.copy_(rotary.turn(key.reshape(by_frame), phases).flatten(1, 2))
+        values.copy_(value)
+        return rotary.turn(query.reshape(by_frame), phases).flatten(1, 2)
+
+
+def drive(
+    plain: CacheEngine, packed: CacheEngine, *, frames: int, chunks: int, source: Halves | None = None
+) -> None:
     """Give both engines the same passes, one of them in one tensor, and compare all that comes of it."""
+    source = source or Halves()
     for chunk in range(chunks):
         for engine in (plain, packed):
             engine.begin(frames)
@@ -43,9 +65,9 @@ def drive(plain: CacheEngine, packed: CacheEngine, *, frames: int, chunks: int) 
                 together = torch.stack([query * 2, -key, value], dim=2)
                 if step == 2 and layer == SIZES.layers - 1:
                     plain.keep(layer, query, key, value)
-                    packed.keep_packed(layer, together, Halves())
+                    packed.keep_packed(layer, together, source)
                 else:
-                    out = packed.attend_packed(layer, together, Halves())
+                    out = packed.attend_packed(layer, together, source)
                     assert_same([plain.attend(layer, query, key, value)], [out])
         for engine in (plain, packed):
             engine.end()
@@ -101,3 +123,18 @@ def test_every_hook_sees_them_alike(recipe: str) -> None:
         for _ in range(2)
     )
     drive(one, other, frames=3, chunks=layout_of(read).budget // 3 + 3)
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("positions", ["block-relative", "absolute"])
+def test_a_source_that_writes_by_itself_is_asked_in_every_pass_that_decides_nothing(
+    able: bool, positions: Positions
+) -> None:
+    policy = Pipeline(RecallWindow(RecallWindow.Options(when="commit")), [Relevance()], TopM(), [Tame()])
+    one, other = (
+        CacheEngine(SIZES.shape, Layout(1, 3, 4), policy, SIZES.rotary, batch=2, positions=positions)
+        for _ in range(2)
+    )
+    source = HalvesAtOnce(able=able)
+    drive(one, other, frames=2, chunks=6, source=source)
+    assert source.asked == 6 * 2 * SIZES.layers

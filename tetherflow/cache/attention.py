@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from inspect import signature
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 import torch
@@ -112,7 +111,7 @@ def _kernel(
     name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int, fuse: Fuse
 ) -> Kernel:
     if name == "flash-attn-4":
-        return _cut(_flash_attn_4(), device, head_dim, fuse)
+        return _cut(_flash_attn_4(device, dtype, head_dim), device, head_dim, fuse)
     if name == "cudnn" and _hopper(device) and dtype.itemsize == 2:  # of other types it makes nonsense
         return _cut(_cudnn, device, head_dim, fuse)
     if name == "plain":
@@ -147,20 +146,30 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None)
     return (found if out is None else out.copy_(found)), log_sums
 
 
-def _flash_attn_4() -> WithLogSums:
+def _flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: int) -> WithLogSums:
     # The package of the same name that serves older GPUs has no `cute`, and is no substitute.
     flash_attn_func = import_module("flash_attn.cute").flash_attn_func
-    # What that calls can write where it is told to, which spares a copy.
-    inner = getattr(import_module("flash_attn.cute.interface"), "_flash_attn_fwd", None)
-    writes = inner is not None and {"out", "return_lse"} <= signature(inner).parameters.keys()
+    writes = _writing_flash_attn_4(device, dtype, head_dim)
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if out is not None and inner is not None and writes:
-            return out, inner(query, key, value, out=out, return_lse=True)[1]
+        if out is not None and writes is not None:
+            return out, writes(query, key, value, out=out, return_lse=True)[1]
         found, log_sums = flash_attn_func(query, key, value, return_lse=True)
         return (found if out is None else out.copy_(found)), log_sums
 
     return kernel
+
+
+def _writing_flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: int) -> Any:
+    """What flash-attn-4's function calls, which can write where it is told to; None if it is so no more."""
+    tokens = torch.ones(1, 128, 1, head_dim, device=device, dtype=dtype)
+    out = torch.zeros_like(tokens)
+    try:
+        inner = import_module("flash_attn.cute.interface")._flash_attn_fwd
+        inner(tokens, tokens, tokens, out=out, return_lse=True)
+    except Exception:  # it is not meant for others, and may be any other way
+        return None
+    return inner if torch.equal(out, tokens) else None
 
 
 def _cut(kernel: WithLogSums, device: torch.device, head_dim: int, fuse: Fuse) -> Kernel:

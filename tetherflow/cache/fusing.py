@@ -67,5 +67,5 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _kind(argument: Any) -> Any:
     """What of an argument may make a function be compiled anew."""
     if isinstance(argument, Tensor):
-        return argument.shape, argument.dtype, argument.device
-    return argument if isinstance(argument, int | float) else type(argument)
+        return argument.shape, argument.stride(), argument.dtype, argument.device
+    return type(argument), argument if isinstance(argument, int | float) else None
