@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tetherflow.errors import KernelError
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, gelu, quantise, require_fp8
-from tetherflow.fp8_products import FP8, LARGEST, fp8_linear, fp8_linear_gelu, fuses
+from tetherflow.fp8_products import FP8, LARGEST, fp8_linear, fp8_linear_gelu, has_kernel
 
 
 def layer(bias: bool = True, inputs: int = 64, outputs: int = 48) -> nn.Linear:
@@ -136,12 +136,24 @@ def test_operator_of_one_kernel_computes_what_the_layer_does() -> None:
     found = fp8_linear_gelu(rows, module.weight, module.bias, longest(x), module.unit, LARGEST / limit)
     difference = (found.float() - small.float().flatten(0, -2)).abs()
     assert bool((difference <= small.float().flatten(0, -2).abs() / 7 + 2**-9).all())  # a step, at most
-    assert not fuses(torch.device("cpu"))
+    assert not has_kernel(torch.device("cpu"), gelu=True)
     torch.library.opcheck(
         torch.ops.tetherflow.fp8_linear_gelu,
         (rows, module.weight, module.bias, longest(x), module.unit, LARGEST / limit),
         test_utils="test_faketensor",
     )
+
+
+@torch.no_grad()
+def test_tokens_quantised_before_must_say_how_long_they_were() -> None:
+    module, x, limit = Fp8LinearGelu(layer()), tokens(), torch.tensor(100.0)
+    small = quantise(x, limit)
+    with pytest.raises(TypeError, match="give their squared norms"):
+        module(small, limit)
+    for found, expected in zip(
+        module(small, limit, x.float().square().sum(dim=-1)), module(x, limit), strict=True
+    ):
+        assert torch.equal(found.float(), expected.float())
 
 
 @torch.no_grad()

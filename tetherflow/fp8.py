@@ -8,17 +8,24 @@ the limit need not be near, and nothing has to be looked at before it is rounded
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from tetherflow.errors import KernelError
-from tetherflow.fp8_products import FP8, LARGEST, fp8_linear, fp8_linear_gelu, fuses, scaled_product
+from tetherflow.fp8_products import (
+    FP8,
+    LARGEST,
+    fp8_linear,
+    fp8_linear_gelu,
+    has_kernel,
+    scaled_product,
+)
 
 _MULTIPLE: Final = 16
 """Both widths of a matrix must be a multiple of it for the tensor cores."""
-_SMALLEST: Final = 1e-12
+SMALLEST: Final = 1e-12
 """A limit is at least this, so that zeros stay zeros."""
 
 
@@ -28,7 +35,7 @@ def quantise(x: Tensor, limit: Tensor) -> Tensor:
     What exceeds the limit becomes the limit. What is ten thousand times smaller keeps its three bits.
     """
     # Whether the conversion itself saturates differs between devices and compilers.
-    return (x.float() * (LARGEST / limit.clamp(min=_SMALLEST))).clamp(-LARGEST, LARGEST).to(FP8)
+    return (x.float() * (LARGEST / limit.clamp(min=SMALLEST))).clamp(-LARGEST, LARGEST).to(FP8)
 
 
 class _Fp8(nn.Module):
@@ -38,7 +45,7 @@ class _Fp8(nn.Module):
         weight: e4m3 `[out, in]`.
         unit: what a product in e4m3 stands for, but for the limit of its rows: the weight's limit / 448².
         bias: `[out]`, of the type that the weight was of.
-        fused: whether cuBLASLt is called for what PyTorch does not offer.
+        fused: whether cuBLASLt is called directly.
 
     Args:
         linear: the layer it stands in for; its weight is not kept.
@@ -50,6 +57,7 @@ class _Fp8(nn.Module):
     weight: Tensor
     unit: Tensor
     bias: Tensor | None
+    _gelu: ClassVar[bool] = False
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -63,9 +71,10 @@ class _Fp8(nn.Module):
         limit = weight.abs().amax().float()
         self.dtype = weight.dtype
         self.register_buffer("weight", quantise(weight, limit))
-        self.register_buffer("unit", limit.clamp(min=_SMALLEST) / LARGEST**2)
+        self.register_buffer("unit", limit.clamp(min=SMALLEST) / LARGEST**2)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-        self.fused = self.bias is not None and self.bias.dtype == torch.bfloat16 and fuses(weight.device)
+        fusible = self.bias is not None and self.bias.dtype == torch.bfloat16
+        self.fused = fusible and has_kernel(weight.device, gelu=self._gelu)
 
     def product(self, rows: Tensor, limit: Tensor) -> Tensor:
         """Product of e4m3 rows `[N, in]`, quantised within a limit, with the weight, plus the bias."""
@@ -117,6 +126,7 @@ class Fp8LinearGelu(_Fp8):
 
     gain: Tensor
     offset: Tensor
+    _gelu = True
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
@@ -135,15 +145,20 @@ class Fp8LinearGelu(_Fp8):
 
         Returns:
             `[..., out]` in e4m3, and the limit that it was quantised within.
+
+        Raises:
+            TypeError: It has been quantised, but nothing says how long it was.
         """
         tokens = x.flatten(0, -2)
-        rows = tokens if tokens.dtype == FP8 else quantise(tokens, limit)
         if squares is None:
+            if tokens.dtype == FP8:
+                raise TypeError("tokens in e4m3 do not say how long they were; give their squared norms")
             squares = tokens.float().square().sum(dim=-1)
+        rows = tokens if tokens.dtype == FP8 else quantise(tokens, limit)
         # |w·x| is at most |w| |x|, and |GELU(x)| at most |x|. How long tokens are is looked at, in the kernel
         # that quantises them: what is known beforehand may be far more, and times the longest row too far.
         longest = squares.amax().sqrt()
-        out_limit = (longest * self.gain + self.offset).clamp(min=_SMALLEST)
+        out_limit = (longest * self.gain + self.offset).clamp(min=SMALLEST)
         if self.fused and self.bias is not None:
             small = fp8_linear_gelu(rows, self.weight, self.bias, limit, self.unit, LARGEST / out_limit)
         else:

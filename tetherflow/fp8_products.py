@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -18,11 +19,15 @@ from torch.nn import functional
 
 FP8: Final = torch.float8_e4m3fn
 LARGEST: Final = torch.finfo(FP8).max  # 448
+_OLDEST: Final = (8, 9)
+"""Compute capability from which on GPUs multiply 8-bit numbers."""
 
 
-def fuses(device: torch.device) -> bool:
-    """Whether a device computes a product with its GELU in one kernel, found out by asking for one."""
-    return device.type == "cuda" and _plan(device, 128, 128, 128, gelu=True) is not None
+def has_kernel(device: torch.device, *, gelu: bool) -> bool:
+    """Whether a device has a kernel for 8-bit products, with a GELU or without, found out by asking."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _OLDEST:
+        return False
+    return _plan(device, 128, 128, 128, gelu=gelu) is not None
 
 
 def scaled_product(
@@ -101,7 +106,6 @@ class _Plan:
     """One shape's kernel, and what cuBLASLt must be told to launch it.
 
     To cuBLASLt, whose matrices go by columns, the result is its transpose: weight times rows transposed.
-    Not for several threads at once, as each launch is first described.
 
     Args:
         device: where it runs, which is the current device.
@@ -152,6 +156,7 @@ class _Plan:
         if not found[0]:
             raise RuntimeError(f"cuBLASLt has no such kernel for {rows}x{inputs} by {inputs}x{outputs}")
         self._one, self._zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        self._lock = Lock()  # each launch is first described
 
     def __call__(
         self,
@@ -166,7 +171,7 @@ class _Plan:
         rows = rows.contiguous()
         out = (rows if self._rounds else bias).new_empty(len(rows), len(weight))
         weight_layout, rows_layout, no_layout, out_layout = self._layouts
-        with torch.cuda.device(rows.device):
+        with torch.cuda.device(rows.device), self._lock:
             self._point(bias, row_scale, weight_scale, scale)
             self._lt.matmul(
                 self._handle,

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from tetherflow.cache.placing import _write_packed
+from tetherflow.fp8 import quantise
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import Architecture, WanRotary
-from tetherflow_backbones.causal_wan.add_norm import add_norm_fused, kernels_run
-from tetherflow_backbones.causal_wan.block import SelfAttention
+from tetherflow_backbones.causal_wan.add_norm import add_norm, kernels_run
+from tetherflow_backbones.causal_wan.block import LayerNorm, SelfAttention
+from tetherflow_backbones.causal_wan.modulation import Modulation
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,40 +30,53 @@ CUDA = torch.device("cuda")
 )
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("small", [True, False])
-def test_kernel_computes_what_is_written_out(
+@torch.inference_mode()
+def test_kernel_adds_and_normalises(
     dtype: torch.dtype, error: float, batch: int, frames: int, tokens: int, dim: int, gated: bool, small: bool
 ) -> None:
-    """Modulations lie apart in memory, and a norm's own scale is the same for all frames."""
+    """As step by step in float32. Modulations lie apart in memory; a norm's own scale is all frames'."""
     assert kernels_run(CUDA, dtype)
     torch.manual_seed(0)
     x, branch = torch.randn(2, batch, frames * tokens, dim, device=CUDA, dtype=dtype)
     shift, scale, gate = torch.randn(batch, frames, 3, 1, dim, device=CUDA, dtype=dtype).unbind(2)
-    own = torch.randn(2, 1, 1, 1, dim, device=CUDA, dtype=dtype)
     limit = torch.tensor(30.0, device=CUDA) if small else None
-    for by_shift, by_scale in ((shift, scale.contiguous()), own):
-        arguments = (x, branch, gate if gated else None, by_scale, by_shift, 1e-6, limit)
-        found = add_norm_fused(*arguments)
-        on_cpu = [part.cpu() if isinstance(part, torch.Tensor) else part for part in arguments]
-        expected = [part.to(CUDA).float() for part in add_norm_fused(*on_cpu)]
-        torch.testing.assert_close(found[0].float(), expected[0], atol=error, rtol=2 * error)
-        values = found[1].float()
-        if small:  # sums are added up in another order, so that some are rounded to the neighbour
-            torch.testing.assert_close(values, expected[1], atol=2**-9, rtol=1 / 7)
-            assert float((values - expected[1]).norm() / expected[1].norm()) < 0.005
-            torch.testing.assert_close(found[2], expected[2], atol=1e-3, rtol=1e-4)
-        else:
-            torch.testing.assert_close(values, expected[1], atol=2 * error, rtol=2 * error)
+    own = LayerNorm(dim, 1e-6).to(CUDA, dtype)
+    own.weight.normal_()
+    own.bias.normal_()
+    plain = LayerNorm(dim, 1e-6, elementwise_affine=False)
+    by = Modulation(shift, scale.contiguous(), gate, None)
+    wide = Modulation(shift.float(), scale.float(), gate.float(), None)
+    for norm, modulation, widened in ((plain, by, wide), (own, None, None)):
+        found, given = add_norm(x, branch, gate if gated else None, norm, modulation, limit, fused=True)
+        total, expected = add_norm(
+            x.float(), branch.float(), wide.gate if gated else None, norm, widened, limit, fused=False
+        )
+        torch.testing.assert_close(found.float(), total, atol=error, rtol=2 * error)
+        values, exact = given.values.float(), expected.values
+        if limit is None:
+            torch.testing.assert_close(values, exact, atol=4 * error, rtol=2 * error)
+            assert given.squares is None
+            continue
+        rounded = quantise(exact, limit).float()
+        # Sums are added up in another order, so that some are rounded to the neighbour.
+        torch.testing.assert_close(values, rounded, atol=2**-9, rtol=1 / 7)
+        assert float((values - rounded).norm() / rounded.norm()) < 0.005
+        assert given.squares is not None
+        torch.testing.assert_close(given.squares, exact.square().sum(dim=-1), atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("batch", "frames", "grid", "heads"), [(1, 3, (30, 52), 12), (2, 3, (3, 5), 3)])
+@pytest.mark.parametrize(
+    ("batch", "frames", "grid", "heads", "head_dim"),
+    [(1, 3, (30, 52), 12, 128), (2, 3, (3, 5), 3, 128), (2, 1, (3, 5), 40, 128), (1, 2, (2, 3), 2, 24)],
+)
 @pytest.mark.parametrize("apart", [True, False])
 @torch.inference_mode()
 def test_kernel_normalises_rotates_and_writes(
-    batch: int, frames: int, grid: tuple[int, int], heads: int, apart: bool
+    batch: int, frames: int, grid: tuple[int, int], heads: int, head_dim: int, apart: bool
 ) -> None:
     """Slots are a piece of each sample's buffer; samples' frames may stand apart."""
     torch.manual_seed(0)
-    tokens, head_dim = grid[0] * grid[1], 128
+    tokens = grid[0] * grid[1]
     rotary = WanRotary(head_dim, grid)
     rotary.tune(Tuning(compile=True))
     positions = torch.arange(batch * frames, device=CUDA).view(batch, frames) + 40

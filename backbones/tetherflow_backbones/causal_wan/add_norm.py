@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tetherflow.fp8 import quantise
 from tetherflow.fp8_products import FP8
 from tetherflow_backbones.causal_wan.modulation import Modulation, gated, modulate
 
@@ -67,7 +65,7 @@ def add_norm(
 
 
 # An operator of its own: the kernel that a compiler makes of it reads everything twice.
-@torch.library.custom_op("tetherflow::add_norm", mutates_args=())
+@torch.library.custom_op("tetherflow::add_norm", mutates_args=(), device_types="cuda")
 def add_norm_fused(
     x: Tensor,
     branch: Tensor,
@@ -77,21 +75,14 @@ def add_norm_fused(
     eps: float,
     limit: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`add_norm` with what its norm and modulation consist of, each `[B or 1, F or 1, 1, dim]`.
+    """`add_norm` in one kernel; scale, shift and gate are each `[B or 1, F or 1, 1, dim]`.
 
     Returns:
         The sum `[B, L, dim]`; the same normalised, in e4m3 if there is a limit; and the squared norms of
         that, float32 `[B, L]`, empty if there is none.
     """
     out, values, squares = _empty(x, limit)
-    own = kernels() if x.is_cuda else None
-    if own is None:
-        wide = x.float() + (branch.float() if gate is None else gated(branch.float(), gate.float()))
-        normal = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
-        normal = modulate(normal, shift.float(), scale.float())
-        if limit is None:
-            return wide.to(x.dtype), normal.to(x.dtype), squares
-        return wide.to(x.dtype), quantise(normal, limit), normal.square().sum(dim=-1)
+    own = kernels()
     own.add_norm(x.contiguous(), branch.contiguous(), gate, scale, shift, eps, limit, out, values, squares)
     return out, values, squares
 

@@ -198,7 +198,7 @@ class Block(nn.Module):
     def between(self, x: Tensor, attended: Tensor, time: Modulations) -> tuple[Tensor, Tensor]:
         """Tokens after self-attention, and what cross-attention takes of them."""
         branch, gate = self.self_attn.o(attended.flatten(2)), time.attention.gate
-        limit = self.longest if in_8_bits(self.cross_attn.q) else None
+        limit = _limit(self.cross_attn.q, self.longest)
         x, tokens = add_norm(x, branch, gate, self.norm3, None, limit, fused=self.fused)
         return x, self.cross_attn.project(tokens)
 
@@ -213,7 +213,7 @@ class Block(nn.Module):
         """Tokens after this block, and what self-attention of the block `after` it takes of them."""
         x, branch = self._feed(x, attended, time)
         gate, by = time.feed_forward.gate, after_time.attention
-        limit = by.longest if in_8_bits(after.self_attn.qkv) else None
+        limit = _limit(after.self_attn.qkv, by.longest)
         x, tokens = add_norm(x, branch, gate, after.norm1, by, limit, fused=self.fused)
         return x, after.self_attn.packed(tokens)
 
@@ -233,14 +233,19 @@ class Block(nn.Module):
     def _entering(self, x: Tensor, time: Modulations) -> Tokens:
         """Tokens that self-attention projects."""
         shift, scale, _, longest = time.attention
-        return Tokens(modulate(self.norm1(x), shift, scale), longest)
+        return Tokens(modulate(self.norm1(x), shift, scale), _limit(self.self_attn.qkv, longest))
 
     def _feed(self, x: Tensor, attended: Tensor, time: Modulations) -> tuple[Tensor, Tensor]:
         """Tokens after cross-attention, and what the feed-forward network makes of them."""
         branch, by = self.cross_attn.o(attended.flatten(2)), time.feed_forward
-        limit = by.longest if in_8_bits(self.ffn[0]) else None
+        limit = _limit(self.ffn[0], by.longest)
         x, tokens = add_norm(x, branch, None, self.norm2, by, limit, fused=self.fused)
         return x, self.ffn(tokens)
+
+
+def _limit(layer: nn.Module | None, longest: Tensor | None) -> Tensor | None:
+    """What a layer must know of how long its tokens are: nothing, unless it is in 8 bits."""
+    return longest if in_8_bits(layer) else None
 
 
 @attrs.frozen

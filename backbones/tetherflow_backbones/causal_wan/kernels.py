@@ -10,10 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tetherflow.fp8 import SMALLEST
+from tetherflow.fp8_products import LARGEST
+
 _ADD_NORM_WARPS = 4
 _WRITE_WARPS = 2
 _WIDEST = 1536
-"""Tokens up to so wide are so many warps' work; for wider ones there are twice as many."""
+"""Wider tokens get twice the warps."""
 
 
 def add_norm(
@@ -65,6 +68,8 @@ def add_norm(
             block=triton.next_power_of_2(dim),
             gated=gate is not None,
             small=limit is not None,
+            largest=LARGEST,
+            smallest=SMALLEST,
             num_warps=_ADD_NORM_WARPS * (1 + (dim > _WIDEST)),
         )
 
@@ -110,7 +115,7 @@ def write_packed(
             keys,
             values,
             length,
-            phases.stride(0) if phases.dim() == 4 else 0,
+            phases.stride(0) if phases.dim() == 4 and len(phases) > 1 else 0,
             queries.stride(0),
             keys.stride(0),
             values.stride(0),
@@ -146,6 +151,8 @@ def _add_norm(
     block: tl.constexpr,
     gated: tl.constexpr,
     small: tl.constexpr,
+    largest: tl.constexpr,
+    smallest: tl.constexpr,
 ):
     row = tl.program_id(0)
     column = tl.arange(0, block)
@@ -168,8 +175,8 @@ def _add_norm(
     values = centred / deviation * scale + shift
     if small:
         tl.store(squares_ptr + row, tl.sum(values * values, 0))
-        values *= 448.0 / tl.maximum(tl.load(limit_ptr), 1e-12)
-        values = tl.minimum(tl.maximum(values, -448.0), 448.0)
+        values *= largest / tl.maximum(tl.load(limit_ptr), smallest)
+        values = tl.minimum(tl.maximum(values, -largest), largest)
     tl.store(values_ptr + at, values.to(values_ptr.dtype.element_ty), mask=inside)
 
 

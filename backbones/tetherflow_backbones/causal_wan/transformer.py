@@ -74,7 +74,9 @@ class CausalWanTransformer(nn.Module):
             block.ffn.fuse()
 
     def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
-        """Compute as a recipe's runtime asks; 8-bit products replace the weights and cannot be undone.
+        """Compute as a recipe's runtime asks, for inference only.
+
+        8-bit products replace the weights and cannot be undone.
 
         Args:
             tuning: what it asks.

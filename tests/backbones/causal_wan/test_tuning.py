@@ -83,6 +83,27 @@ def test_rotation_in_real_numbers_turns_by_the_same_angles() -> None:
     assert not tuned.phases(positions).is_complex()
 
 
+@torch.inference_mode()
+def test_attention_has_no_kernel_for_other_rotations() -> None:
+    """Then nothing is written, and the engine does it step by step."""
+
+    class Still:
+        def phases(self, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
+            return positions.float()
+
+        def turn(self, x: Tensor, phases: Tensor) -> Tensor:
+            return x
+
+    source = transformer().blocks[0].self_attn
+    source.fused = True
+    packed, slots = noise((1, 12, 3, 2, 12)), torch.zeros(1, 12, 2, 12)
+    complexes, exact = (WanRotary(12, (2, 2), dtype) for dtype in (torch.float32, torch.float64))
+    for rotary in (complexes, exact, Still()):
+        phases = rotary.phases(torch.arange(3))
+        assert source.write(packed, rotary, phases, slots, slots) is None
+    assert not slots.any()
+
+
 def test_parity_rotates_as_the_reference() -> None:
     rotary = WanRotary(24, (2, 3), torch.float64)
     rotary.tune(Tuning(compile=True))
