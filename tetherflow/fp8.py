@@ -17,6 +17,7 @@ from tetherflow.errors import KernelError
 from tetherflow.fp8_products import (
     FP8,
     LARGEST,
+    SMALLEST,
     fp8_linear,
     fp8_linear_gelu,
     has_kernel,
@@ -25,8 +26,6 @@ from tetherflow.fp8_products import (
 
 _MULTIPLE: Final = 16
 """Both widths of a matrix must be a multiple of it for the tensor cores."""
-SMALLEST: Final = 1e-12
-"""A limit is at least this, so that zeros stay zeros."""
 
 
 def quantise(x: Tensor, limit: Tensor) -> Tensor:

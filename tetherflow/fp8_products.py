@@ -19,6 +19,8 @@ from torch.nn import functional
 
 FP8: Final = torch.float8_e4m3fn
 LARGEST: Final = torch.finfo(FP8).max  # 448
+SMALLEST: Final = 1e-12
+"""A limit is at least this, so that zeros stay zeros."""
 _OLDEST: Final = (8, 9)
 """Compute capability from which on GPUs multiply 8-bit numbers."""
 
@@ -68,9 +70,7 @@ def fp8_linear(rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, we
     return plan(rows, weight, bias, row_scale, weight_scale)
 
 
-@fp8_linear.register_fake
-def _(rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, weight_scale: Tensor) -> Tensor:
-    return bias.new_empty(rows.shape[0], weight.shape[0])
+fp8_linear.register_fake(lambda rows, weight, bias, *_: bias.new_empty(len(rows), len(weight)))
 
 
 @torch.library.custom_op("tetherflow::fp8_linear_gelu", mutates_args=())
@@ -95,11 +95,7 @@ def fp8_linear_gelu(
     return plan(rows, weight, bias, row_scale, weight_scale, scale)
 
 
-@fp8_linear_gelu.register_fake
-def _(
-    rows: Tensor, weight: Tensor, bias: Tensor, row_scale: Tensor, weight_scale: Tensor, scale: Tensor
-) -> Tensor:
-    return rows.new_empty(rows.shape[0], weight.shape[0])
+fp8_linear_gelu.register_fake(lambda rows, weight, *_: rows.new_empty(len(rows), len(weight)))
 
 
 class _Plan:

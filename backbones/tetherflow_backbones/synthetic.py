@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import Field
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from tetherflow.backbone import BackboneOptions, SamplerSettings
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
 from tetherflow_backbones.causal_wan.backbone import CausalWanBackbone
+from tetherflow_backbones.published.options import Size, Step
 from tetherflow_backbones.wan_vae import WanVAE
 
-Size = Annotated[int, Field(ge=1)]
-Step = Annotated[int, Field(ge=1, le=1000)]
 Network = TypeVar("Network", bound=nn.Module)
 
 

@@ -27,13 +27,17 @@ def kernel() -> None:
     assert has_kernel(CUDA, gelu=True)
 
 
-@pytest.mark.parametrize("shape", [(4680, 1536, 8960), (1, 64, 32), (4683, 8960, 1536)])
-def test_kernel_computes_what_is_written_out(shape: tuple[int, int, int]) -> None:
-    tokens, inputs, outputs = shape
+def drawn(tokens: int, inputs: int, outputs: int) -> tuple[torch.nn.Linear, torch.Tensor]:
+    """A linear layer and what it is to be applied to, at random."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(inputs, outputs, device=CUDA, dtype=torch.bfloat16).requires_grad_(False)
     linear.bias.normal_()
-    x = torch.randn(tokens, inputs, device=CUDA, dtype=torch.bfloat16)
+    return linear, torch.randn(tokens, inputs, device=CUDA, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(4680, 1536, 8960), (1, 64, 32), (4683, 8960, 1536)])
+def test_kernel_computes_what_is_written_out(shape: tuple[int, int, int]) -> None:
+    linear, x = drawn(*shape)
     longest = x.float().norm(dim=-1).amax()
     layer = Fp8LinearGelu(linear)
     assert layer.fused
@@ -52,11 +56,7 @@ def test_kernel_computes_what_is_written_out(shape: tuple[int, int, int]) -> Non
 
 @pytest.mark.parametrize("shape", [(4680, 1536, 4608), (4680, 8960, 1536), (1, 64, 32), (4683, 1536, 1536)])
 def test_product_agrees_with_that_of_the_rounded_factors(shape: tuple[int, int, int]) -> None:
-    tokens, inputs, outputs = shape
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(inputs, outputs, device=CUDA, dtype=torch.bfloat16).requires_grad_(False)
-    linear.bias.normal_()
-    x = torch.randn(tokens, inputs, device=CUDA, dtype=torch.bfloat16)
+    linear, x = drawn(*shape)
     limit = x.float().norm(dim=-1).amax()
     layer = Fp8Linear(linear)
     assert layer.fused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -84,10 +85,13 @@ def test_the_same_bits(name: str, precision: str) -> None:
 
 
 def test_a_recording_stands_for_later_ones_that_differ_in_what_kernels_are_given() -> None:
+    def double(total: Tensor, index: int) -> Tensor:
+        return total.add_(index).mul_(2)
+
     recorder, sums = graphs._Recorder(), [torch.zeros(4, device=CUDA) for _ in range(12)]
     launched = []
     for index, total in enumerate(sums):
-        graph = recorder.record_once(lambda total=total, index=index: total.add_(index).mul_(2))  # type: ignore[misc]
+        graph = recorder.record_once(partial(double, total, index))
         recorder.launch_once(graph)
         launched.append(graph)
     assert [float(total[0]) for total in sums] == [2.0 * index for index in range(12)]
@@ -107,7 +111,7 @@ def test_a_recording_that_draws_random_numbers_stands_for_no_other() -> None:
         recorder, found = graphs._Recorder(), [torch.zeros(5, device=CUDA) for _ in range(6)]
         for x in found:
             if recorded:
-                recorder.launch_once(recorder.record_once(lambda x=x: x.normal_()))  # type: ignore[misc]
+                recorder.launch_once(recorder.record_once(x.normal_))
             else:
                 x.normal_()
         drawn.append(torch.stack(found))

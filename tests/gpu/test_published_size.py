@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from tests.backbones.published.formats import save_pt, save_tokenizer, umt5_original, vae_original
@@ -25,6 +25,7 @@ from tetherflow.rollout.open_session import open_session
 from tetherflow_backbones.causal_wan import Architecture, CausalWanTransformer
 from tetherflow_backbones.published.backbone import TEXT_ENCODER, TOKENIZER, VAE
 from tetherflow_backbones.self_forcing import SelfForcing
+from tetherflow_backbones.synthetic import _filled
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,16 +41,9 @@ UMT5_XXL = {
 }  # fmt: skip
 
 
-def drawn(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights of the same shapes at random, which keep the deviation of what they read."""
-    found = {}
-    for name, tensor in state.items():
-        if "norm" in name or "gamma" in name:
-            found[name] = torch.ones(tensor.shape, dtype=dtype)
-            continue
-        width = tensor[0].numel() if tensor.ndim > 1 else 100
-        found[name] = torch.randn(tensor.shape, device=CUDA, dtype=dtype).mul_(width**-0.5).cpu()
-    return found
+def drawn(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A model from the meta device with weights at random, in the host's memory."""
+    return _filled(model.to(dtype), CUDA, torch.Generator(CUDA).manual_seed(0)).cpu()
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +51,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What `tetherflow fetch self-forcing` leaves, in its types and sizes."""
     path = tmp_path_factory.mktemp("weights")
     with torch.device("meta"):
-        transformer = CausalWanTransformer(Architecture()).state_dict()
-        text = umt5_original(UMT5EncoderModel(UMT5Config(**UMT5_XXL)))
-        vae = vae_original(AutoencoderKLWan())
-    save_pt(path / SelfForcing.transformer_file, drawn(transformer, torch.float32), "generator_ema")
-    save_pt(path / TEXT_ENCODER, drawn(text, torch.bfloat16), prefix="")
-    save_pt(path / VAE, drawn(vae, torch.float32), prefix="")
+        transformer = CausalWanTransformer(Architecture())
+        text, vae = UMT5EncoderModel(UMT5Config(**UMT5_XXL)), AutoencoderKLWan()
+    transformer_file = path / SelfForcing.transformer_file
+    save_pt(transformer_file, drawn(transformer, torch.float32).state_dict(), "generator_ema")
+    save_pt(path / TEXT_ENCODER, umt5_original(drawn(text, torch.bfloat16)), prefix="")
+    save_pt(path / VAE, vae_original(drawn(vae, torch.float32)), prefix="")
     save_tokenizer(path / TOKENIZER)
     torch.cuda.empty_cache()
     yield path

@@ -58,10 +58,9 @@ def recall(
     """
     store, policy = site.store, site.policy
     standing, trusted = site.regions.memory.start, site.regions.memory.stop
-    if known is None:
-        order, pools = store.at(range(trusted)), policy.uses.edit
-        known = Known.of(store.book, order, newcomers, standing, pools=pools, fuse=store.fuse)
-    units, competing, capacity = known, known.slots[:, standing:], trusted - standing
+    order, pools = store.at(range(trusted)), policy.uses.edit
+    units = known or Known.of(store.book, order, newcomers, standing, pools=pools, fuse=store.fuse)
+    competing, capacity = units.slots[:, standing:], trusted - standing
 
     @cache
     def statistics() -> Statistics:

@@ -78,7 +78,7 @@ class SelfAttention(Projections):
     """Self-attention of a pass's tokens on the cache's view.
 
     Attributes:
-        fused: whether to normalise, rotate and write in one kernel, which has no gradient.
+        fused: whether the block uses the kernels in Triton, which have no gradient.
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -156,7 +156,6 @@ class Block(nn.Module):
         longest: Euclidean norm that no token exceeds of which cross-attention makes queries, float32 scalar;
             None unless products are in 8 bits.
         attention: computes cross-attention.
-        fused: whether to add and normalise in one kernel, which has no gradient.
     """
 
     longest: Tensor | None
@@ -172,7 +171,6 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, arch.dim) / arch.dim**0.5)
         self.register_buffer("longest", None)
         self.attention: Attention = PLAIN
-        self.fused = False
 
     def forward(
         self,
@@ -199,7 +197,7 @@ class Block(nn.Module):
         """Tokens after self-attention, and what cross-attention takes of them."""
         branch, gate = self.self_attn.o(attended.flatten(2)), time.attention.gate
         limit = _limit(self.cross_attn.q, self.longest)
-        x, tokens = add_norm(x, branch, gate, self.norm3, None, limit, fused=self.fused)
+        x, tokens = add_norm(x, branch, gate, self.norm3, None, limit, fused=self.self_attn.fused)
         return x, self.cross_attn.project(tokens)
 
     def after(self, x: Tensor, attended: Tensor, time: Modulations) -> Tensor:
@@ -214,7 +212,7 @@ class Block(nn.Module):
         x, branch = self._feed(x, attended, time)
         gate, by = time.feed_forward.gate, after_time.attention
         limit = _limit(after.self_attn.qkv, by.longest)
-        x, tokens = add_norm(x, branch, gate, after.norm1, by, limit, fused=self.fused)
+        x, tokens = add_norm(x, branch, gate, after.norm1, by, limit, fused=self.self_attn.fused)
         return x, after.self_attn.packed(tokens)
 
     def quantise(self) -> None:
@@ -239,7 +237,7 @@ class Block(nn.Module):
         """Tokens after cross-attention, and what the feed-forward network makes of them."""
         branch, by = self.cross_attn.o(attended.flatten(2)), time.feed_forward
         limit = _limit(self.ffn[0], by.longest)
-        x, tokens = add_norm(x, branch, None, self.norm2, by, limit, fused=self.fused)
+        x, tokens = add_norm(x, branch, None, self.norm2, by, limit, fused=self.self_attn.fused)
         return x, self.ffn(tokens)
 
 

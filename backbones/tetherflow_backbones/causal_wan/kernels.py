@@ -10,13 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tetherflow.fp8 import SMALLEST
-from tetherflow.fp8_products import LARGEST
-
-_ADD_NORM_WARPS = 4
-_WRITE_WARPS = 2
-_WIDEST = 1536
-"""Wider tokens get twice the warps."""
+from tetherflow.fp8_products import LARGEST, SMALLEST
 
 
 def add_norm(
@@ -70,8 +64,13 @@ def add_norm(
             small=limit is not None,
             largest=LARGEST,
             smallest=SMALLEST,
-            num_warps=_ADD_NORM_WARPS * (1 + (dim > _WIDEST)),
+            num_warps=4 * _share(dim),
         )
+
+
+def _share(dim: int) -> int:
+    """How many times the warps that a token of 1536 channels gets one of `dim` does."""
+    return 1 if dim <= 1536 else 2
 
 
 def _strides(part: Tensor) -> tuple[int, int]:
@@ -123,7 +122,7 @@ def write_packed(
             dim=dim,
             block=triton.next_power_of_2(dim),
             head_dim=head_dim,
-            num_warps=_WRITE_WARPS * (1 + (dim > _WIDEST)),
+            num_warps=2 * _share(dim),
         )
 
 

@@ -93,7 +93,7 @@ class CausalWanTransformer(nn.Module):
         self._glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else None
         fused = tuning.compile and kernels_run(weight.device, weight.dtype)
         for block in self._blocks():
-            block.attention, block.fused, block.self_attn.fused = tuning.attention, fused, fused
+            block.attention, block.self_attn.fused = tuning.attention, fused
 
     def prepare_text(self, context: Tensor) -> TextKeysValues:
         """Cross-attention keys and values of prompts, to be computed once a prompt.
