@@ -34,6 +34,9 @@ class Synthetic(CausalWanBackbone):
         heads: Size = Field(default=12, description="Attention heads.")
         layers: Size = Field(default=30, description="Transformer blocks.")
         text_len: Size = Field(default=512, description="Tokens that a prompt is padded to.")
+        prompt_tokens: Size = Field(
+            default=160, description="Tokens of a prompt before padding; long prompts have about so many."
+        )
         latent_size: tuple[Size, Size] = Field(
             default=(60, 104), description="Rows and columns of a latent frame, an eighth of the video's."
         )
@@ -71,11 +74,12 @@ class Synthetic(CausalWanBackbone):
         self._generator = generator
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Random embeddings `[B, text_len, text_dim]`, each prompt's its own."""
+        """Random embeddings `[B, text_len, text_dim]`, each prompt's its own, padding zeroed."""
         arch = self._transformer.arch
         rows = [torch.Generator().manual_seed(zlib.crc32(prompt.encode())) for prompt in prompts]
-        drawn = [torch.randn(arch.text_len, arch.text_dim, generator=row) for row in rows]
-        return torch.stack(drawn).to(self._device, self._dtype)
+        drawn = torch.stack([torch.randn(arch.text_len, arch.text_dim, generator=row) for row in rows])
+        drawn[:, self.options.prompt_tokens :] = 0
+        return drawn.to(self._device, self._dtype)
 
     def weights_digest(self) -> str:
         """SHA-256 of the options, which determine the weights on one kind of device."""

@@ -8,13 +8,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tetherflow.cache.attention import PLAIN
 from tetherflow.cache.placing import _write_packed
 from tetherflow.fp8 import quantise
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import Architecture, WanRotary
 from tetherflow_backbones.causal_wan.add_norm import add_norm, kernels_run
 from tetherflow_backbones.causal_wan.block import LayerNorm, SelfAttention
-from tetherflow_backbones.causal_wan.modulation import Modulation
+from tetherflow_backbones.causal_wan.prompt import (
+    Prompt,
+    attend_prompt,
+    attend_whole,
+    kernel_runs,
+    without_padding,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,12 +51,11 @@ def test_kernel_adds_and_normalises(
     own.weight.normal_()
     own.bias.normal_()
     plain = LayerNorm(dim, 1e-6, elementwise_affine=False)
-    by = Modulation(shift, scale.contiguous(), gate, None)
-    wide = Modulation(shift.float(), scale.float(), gate.float(), None)
+    by, wide = (shift, scale.contiguous()), (shift.float(), scale.float())
     for norm, modulation, widened in ((plain, by, wide), (own, None, None)):
         found, given = add_norm(x, branch, gate if gated else None, norm, modulation, limit, fused=True)
         total, expected = add_norm(
-            x.float(), branch.float(), wide.gate if gated else None, norm, widened, limit, fused=False
+            x.float(), branch.float(), gate.float() if gated else None, norm, widened, limit, fused=False
         )
         torch.testing.assert_close(found.float(), total, atol=error, rtol=2 * error)
         values, exact = given.values.float(), expected.values
@@ -94,6 +100,48 @@ def test_kernel_normalises_rotates_and_writes(
         torch.testing.assert_close(one, other, atol=0.05, rtol=0.02)
         assert float((one.float() - other.float()).norm() / other.float().norm()) < 0.005
     assert torch.equal(slots[1, 1], slots[0, 1])
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2**-7), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("batch", "queries", "tokens", "heads", "head_dim"),
+    [(1, 4680, (160,), 12, 128), (2, 300, (3, 70), 3, 128), (2, 7, (64, 20), 2, 64), (1, 5, (0,), 2, 16)],
+)
+@torch.inference_mode()
+def test_kernel_attends_to_prompts(
+    dtype: torch.dtype,
+    error: float,
+    batch: int,
+    queries: int,
+    tokens: tuple[int, ...],
+    heads: int,
+    head_dim: int,
+) -> None:
+    """As attention in float32 to all of the padding; prompts of a batch have lengths of their own."""
+    assert kernel_runs(CUDA, dtype, head_dim)
+    torch.manual_seed(0)
+    context = torch.randn(batch, 512, heads * head_dim, device=CUDA, dtype=dtype)
+    for row, length in zip(context, tokens, strict=True):
+        row[length:] = 0
+    few, alike = without_padding(context)
+    assert few.shape[1] == max(tokens) + 1
+    assert alike == 512 - max(tokens)
+    weight, bias = torch.randn(2, heads * head_dim, device=CUDA, dtype=dtype)
+    query = torch.randn(batch, queries, heads, head_dim, device=CUDA, dtype=dtype)
+    key, value = ((few * weight + bias).unflatten(-1, (heads, -1)) for few in (few, few.flip(2)))
+    limit = value.abs().amax().float()
+    exact = attend_whole(query.float(), Prompt(key.float(), value.float(), alike), PLAIN).values
+    found = attend_prompt(query, key, value, alike, None).values
+    torch.testing.assert_close(found.float(), exact, atol=error, rtol=2 * error)
+    small = attend_prompt(query, key, value, alike, limit).values
+    assert small.dtype == torch.float8_e4m3fn
+    difference = small.float() * limit / torch.finfo(small.dtype).max - exact
+    assert float(difference.norm() / exact.norm()) < 0.04
+
+
+def test_heads_that_the_kernel_does_not_compute_do_without() -> None:
+    with pytest.warns(RuntimeWarning, match="does without a kernel of its own"):
+        assert not kernel_runs(CUDA, torch.bfloat16, 24)
 
 
 def _last(buffers: torch.Tensor, frames: int) -> tuple[torch.Tensor, ...]:

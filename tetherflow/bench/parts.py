@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final, cast
 
 import attrs
@@ -9,7 +10,7 @@ import torch
 
 from tetherflow.bench.kernels import KernelWatch
 from tetherflow.bench.stopwatch import Stopwatch
-from tetherflow.cache import Attention, CacheEngine
+from tetherflow.cache import CacheEngine
 from tetherflow.cache.interfaces import Policy
 from tetherflow.rollout.session import NoiseSource, Session
 from tetherflow.tuning import Tuning
@@ -50,7 +51,7 @@ def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str
     for _ in range(-(-session.layout.budget // session.chunk_frames) + 2):
         session.sampler.denoise(cache, text, noise)
     _watch_cache(cache, watch)
-    on_prompt = Attention(tuning.attention.name, watch.wrap(PROMPT, tuning.attention.kernel))
+    on_prompt = attrs.evolve(tuning.attention, watch=partial(watch.wrap, PROMPT))
     backbone.tune(attrs.evolve(tuning, attention=on_prompt))
     try:
         with watch:
@@ -67,7 +68,7 @@ def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str
 
 def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:
     """Count an engine's own work, and that of what it calls, as parts."""
-    cache.attention = Attention(cache.attention.name, watch.wrap(ATTENTION, cache.attention.kernel))
+    cache.attention = attrs.evolve(cache.attention, watch=partial(watch.wrap, ATTENTION))
     for name in _ROTATION:
         setattr(cache.placing, name, watch.wrap(ROTATION, getattr(cache.placing, name)))
     cache.policy = cast(Policy, _Watched(cache.policy, _HOOKS, POLICY, watch))

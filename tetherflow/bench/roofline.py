@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from tetherflow.bench.against import passes_of
 from tetherflow.bench.stopwatch import seconds_of
-from tetherflow.cache.attention import Attention, AttentionName, attention_for
+from tetherflow.cache.attention import Attend, Attention, AttentionName, attention_for
 from tetherflow.errors import KernelError
 from tetherflow.fp8 import Fp8Linear, Fp8LinearGelu, quantise, require_fp8
 from tetherflow.rollout.session import Session
@@ -37,6 +38,7 @@ class Floor:
         calls: how many a chunk has.
         seconds: one call.
         flops: floating-point operations of one call.
+        own: whether the recipe computes it so.
     """
 
     what: str
@@ -45,6 +47,23 @@ class Floor:
     calls: int
     seconds: float
     flops: float
+    own: bool
+
+    @classmethod
+    def timed(
+        cls,
+        what: str,
+        kernel: str,
+        shape: Shape,
+        calls: int,
+        operation: Callable[[], object],
+        device: torch.device,
+        *,
+        own: bool,
+    ) -> Floor:
+        """The floor of an operation that is there to be called, timed now."""
+        flops = math.prod(shape) * (2.0 if what == PRODUCT else 4.0)  # attention is two products
+        return cls(what, kernel, shape, calls, seconds_of(operation, device), flops, own)
 
 
 @attrs.frozen
@@ -69,11 +88,10 @@ class Roofline:
     @property
     def operations(self) -> list[Operation]:
         """The floors by what they are and what computes them."""
-        found: dict[tuple[str, str], list[Floor]] = {}
+        found: dict[tuple[str, str, bool], list[Floor]] = {}
         for floor in self.floors:
-            found.setdefault((floor.what, floor.kernel), []).append(floor)
-        own = {self.kernel, self.products}
-        return [Operation(*key, key[1] in own, tuple(floors)) for key, floors in found.items()]
+            found.setdefault((floor.what, floor.kernel, floor.own), []).append(floor)
+        return [Operation(*key, tuple(floors)) for key, floors in found.items()]
 
 
 @attrs.frozen
@@ -115,17 +133,23 @@ def measure_roofline(session: Session, tuning: Tuning) -> Roofline:
     passes, shape = passes_of(session), session.backbone.cache_shape
     queries, keys = session.chunk_frames * shape.tokens, session.layout.budget * shape.tokens
     width, kinds = shape.heads * shape.head_dim, _product_kinds(session, tuning.products)
-    floors = [
-        _attention("attention", kernel, session, (queries, keys, width), passes * shape.layers)
-        for kernel in _kernels(session)
-    ]
-    for text, calls in texts.items():
-        floors.append(_attention("prompt attention", session.attention, session, text, passes * calls))
+    floors, device = [], session.device
+    for kernel in _kernels(session):
+        size, calls = (queries, keys, width), passes * shape.layers
+        attend = partial(kernel, *(_random(session, length, width) for length in (queries, keys, keys)))
+        own = kernel.name == session.attention.name
+        floors.append(Floor.timed("attention", kernel.name, size, calls, attend, device, own=own))
+    for (name, size), (on_prompt, calls) in texts.items():
+        floors.append(
+            Floor.timed("prompt attention", name, size, passes * calls, on_prompt, device, own=True)
+        )
     for (product, small), calls in products.items():
         for kind in kinds:
             # Of a recipe in 8 bits those that are; of another, what it would be if all were.
             in_8_bits = kind == "fp8" and (small or tuning.products != "fp8")
-            floors.append(_product(kind, session, product, passes * calls, in_8_bits=in_8_bits))
+            multiply = _product(session, product, in_8_bits=in_8_bits)
+            own = kind == tuning.products
+            floors.append(Floor.timed(PRODUCT, kind, product, passes * calls, multiply, device, own=own))
     return Roofline(session.attention.name, tuning.products, tuple(floors))
 
 
@@ -149,18 +173,28 @@ def _product_kinds(session: Session, own: str) -> list[str]:
     return sorted(kinds, reverse=True)
 
 
-def _operations(session: Session, tuning: Tuning) -> tuple[Counter[tuple[Shape, bool]], Counter[Shape]]:
+def _operations(
+    session: Session, tuning: Tuning
+) -> tuple[Counter[tuple[Shape, bool]], dict[tuple[str, Shape], tuple[Callable[[], object], int]]]:
     """Matrix products and attentions on the prompt of one pass, by shape: one pass is watched, uncompiled.
 
-    Products are told apart by whether they are in 8 bits, too.
+    Products are told apart by whether they are in 8 bits, too; attentions by their kernels, and with each
+    comes one call of it.
     """
     backbone = session.backbone
     products: Counter[tuple[Shape, bool]] = Counter()
-    texts: Counter[Shape] = Counter()
+    texts: dict[tuple[str, Shape], tuple[Callable[[], object], int]] = {}
 
-    def on_prompt(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        texts[query.shape[1], key.shape[1], query.shape[2] * query.shape[3]] += 1
-        return query
+    def on_prompt(attend: Attend) -> Attend:
+        name = session.attention.name if attend is session.attention.kernel else attend.__name__
+
+        def attend_watched(query: Tensor, key: Tensor, *others: Any) -> Any:
+            kind = name, (query.shape[1], key.shape[1], query.shape[2] * query.shape[3])
+            _, calls = texts.get(kind, (None, 0))
+            texts[kind] = partial(attend, query, key, *others), calls + 1
+            return attend(query, key, *others)
+
+        return attend_watched
 
     def on_product(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         rows = inputs[0].numel() // module.in_features
@@ -171,7 +205,7 @@ def _operations(session: Session, tuning: Tuning) -> tuple[Counter[tuple[Shape, 
     frames = session.chunk_frames
     latents = torch.zeros(1, frames, *backbone.latent_shape, device=session.device, dtype=session.dtype)
     timesteps = torch.zeros(1, frames, device=session.device)
-    backbone.tune(attrs.evolve(tuning, attention=Attention("plain", on_prompt)))
+    backbone.tune(attrs.evolve(tuning, attention=attrs.evolve(tuning.attention, watch=on_prompt)))
     try:
         with _hooked(backbone.transformer, on_product), torch.compiler.set_stance("force_eager"):
             backbone.transformer(latents, timesteps, text, _Blind())
@@ -203,24 +237,18 @@ def _hooked(network: object, hook: Callable[..., None]) -> Iterator[None]:
             handle.remove()
 
 
-def _attention(what: str, kernel: Attention, session: Session, shape: Shape, calls: int) -> Floor:
-    queries, keys, width = shape
+def _random(session: Session, length: int, width: int) -> Tensor:
+    """Queries, keys or values at random, `[1, length, heads, width / heads]`."""
     heads = session.backbone.cache_shape.heads
-    query, key, value = (
-        torch.randn(1, length, heads, width // heads, device=session.device, dtype=session.dtype)
-        for length in (queries, keys, keys)
-    )
-    seconds = seconds_of(lambda: kernel(query, key, value), session.device)
-    return Floor(what, kernel.name, shape, calls, seconds, 4.0 * queries * keys * width)
+    return torch.randn(1, length, heads, width // heads, device=session.device, dtype=session.dtype)
 
 
-def _product(kind: str, session: Session, shape: Shape, calls: int, *, in_8_bits: bool) -> Floor:
+def _product(session: Session, shape: Shape, *, in_8_bits: bool) -> Callable[[], object]:
+    """A product of random numbers."""
     length, inputs, outputs = shape
     x = torch.randn(length, inputs, device=session.device, dtype=session.dtype)
     linear = nn.Linear(inputs, outputs, device=session.device, dtype=session.dtype).requires_grad_(False)
-    if in_8_bits and not (inputs % 16 or outputs % 16):
-        limit = x.abs().amax().float()
-        seconds = seconds_of(partial(Fp8Linear(linear).product, quantise(x, limit), limit), session.device)
-    else:
-        seconds = seconds_of(partial(linear, x), session.device)
-    return Floor(PRODUCT, kind, shape, calls, seconds, 2.0 * length * inputs * outputs)
+    if not in_8_bits or inputs % 16 or outputs % 16:
+        return partial(linear, x)
+    limit = x.abs().amax().float()
+    return partial(Fp8Linear(linear).product, quantise(x, limit), limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, Literal
 
@@ -14,15 +15,24 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tetherflow.cache.fusing import Fuse, step_by_step
-from tetherflow.cache.waves import TILE, WithLogSums, in_whole_waves
+from tetherflow.cache.waves import TILE, WIDE_TILE, WithLogSums, in_whole_waves, in_wide_waves
 from tetherflow.errors import KernelError
 
 AttentionName = Literal["auto", "flash-attn-4", "cudnn", "flash", "plain", "math"]
 """By name: flash-attn-4, torch's cuDNN and flash ones, its own choice (plain), its reference (math)."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Any]
+"""Attention of any kind: a function of queries `[B, Lq, H, D]`, keys `[B, Lk, H, D]`, and maybe more."""
+
+_WIDE: Final = {"tile_mn": (WIDE_TILE, TILE), "num_threads": 512, "mma_pv_is_rs": False}
+"""Of flash-attn-4: blocks of more queries, which read keys and values less often and so spare power."""
 
 _FASTEST_FIRST: Final[tuple[AttentionName, ...]] = ("flash-attn-4", "cudnn", "flash", "plain")
+
+
+def _unwatched(attend: Attend) -> Attend:
+    return attend
 
 
 @attrs.frozen
@@ -32,10 +42,12 @@ class Attention:
     Attributes:
         name: the kernel's name.
         kernel: computes it.
+        watch: makes of the kernel, and of any that a backbone has in its place, one that is measured.
     """
 
     name: AttentionName
     kernel: Kernel = attrs.field(repr=False)
+    watch: Callable[[Attend], Attend] = attrs.field(default=_unwatched, repr=False)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend.
@@ -48,7 +60,8 @@ class Attention:
         Returns:
             `[B, Lq, H, D]`.
         """
-        return self.kernel(query, key, value)
+        out: Tensor = self.watch(self.kernel)(query, key, value)
+        return out
 
 
 def attention_for(
@@ -150,22 +163,32 @@ def _flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: int) -> Wi
     # The package of the same name that serves older GPUs has no `cute`, and is no substitute.
     flash_attn_func = import_module("flash_attn.cute").flash_attn_func
     writes = _writing_flash_attn_4(device, dtype, head_dim)
+    widely = _writing_flash_attn_4(device, dtype, head_dim, **_WIDE) if _hopper(device) else None
+    at_once = torch.cuda.get_device_properties(device).multi_processor_count
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if out is not None and writes is not None:
-            return out, writes(query, key, value, out=out, return_lse=True)[1]
+            write = widely if widely is not None and in_wide_waves(query.shape, at_once) else writes
+            return out, write(query, key, value, out=out, return_lse=True)[1]
         found, log_sums = flash_attn_func(query, key, value, return_lse=True)
         return (found if out is None else out.copy_(found)), log_sums
 
     return kernel
 
 
-def _writing_flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: int) -> Any:
-    """What flash-attn-4's function calls, which can write where it is told to; None if it is so no more."""
-    tokens = torch.ones(1, 128, 1, head_dim, device=device, dtype=dtype)
+def _writing_flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: int, **tiles: Any) -> Any:
+    """What flash-attn-4's function calls, which can write where it is told to; None if it is so no more.
+
+    Args:
+        device: where it is to run.
+        dtype: type of queries, keys and values.
+        head_dim: width of a head.
+        tiles: how it is to cut its work, unless as it does by itself.
+    """
+    tokens = torch.ones(1, WIDE_TILE, 1, head_dim, device=device, dtype=dtype)
     out = torch.zeros_like(tokens)
     try:
-        inner = import_module("flash_attn.cute.interface")._flash_attn_fwd
+        inner = partial(import_module("flash_attn.cute.interface")._flash_attn_fwd, **tiles)
         inner(tokens, tokens, tokens, out=out, return_lse=True)
     except Exception:  # it is not meant for others, and may be any other way
         return None

@@ -14,6 +14,8 @@ from tetherflow.cache.fusing import Fuse, step_by_step
 
 TILE: Final = 128
 """Queries of one head that a block computes, in the kernels that are cut."""
+WIDE_TILE: Final = 192
+"""Queries of one head that a block of a kernel may compute instead."""
 _MOST_PIECES: Final = 16
 _OVERHEAD: Final = 4096
 """What a second kernel and joining the results cost, as keys that a wave would visit meanwhile."""
@@ -70,6 +72,12 @@ def cut_of(queries: int, keys: int, heads: int, at_once: int) -> Cut | None:
     return Cut(first * TILE, pieces) if blocks and cost < waves * keys else None
 
 
+def in_wide_waves(queries: torch.Size, at_once: int) -> bool:
+    """Whether queries `[B, L, H, D]` make whole waves of blocks of WIDE_TILE, so many at once, too."""
+    batch, length, heads, _ = queries
+    return length % WIDE_TILE == 0 and batch * length // WIDE_TILE * heads % at_once == 0
+
+
 def in_whole_waves(
     kernel: WithLogSums, at_once: int, fuse: Fuse = step_by_step
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -110,7 +118,8 @@ def _join(parts: Tensor, log_sums: Tensor, out: Tensor) -> None:
         log_sums: logarithms of the softmaxes' denominators, `[P, H, r]`.
         out: where to, `[r, H, D]`.
     """
-    logs = log_sums.transpose(1, 2)[..., None].unbind()
+    # Expanded, so that a compiler makes one kernel of it all: exponentials are cheaper than a second one.
+    logs = log_sums.transpose(1, 2)[..., None].expand(parts.shape).unbind()
     largest = functools.reduce(torch.maximum, logs)
     shares = [torch.exp(log - largest) for log in logs]
     # Added up one by one, which a compiler makes one kernel of, with the rest.

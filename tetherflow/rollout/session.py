@@ -235,13 +235,24 @@ class NoiseSource:
     generators: Sequence[torch.Generator]
     shape: tuple[int, ...]
     device: torch.device
+    _copies: torch.cuda.Stream | None = attrs.field(init=False)
+
+    @_copies.default
+    def _own_stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __call__(self, step: int) -> Tensor:
         """Standard normal noise for the next pass, float32 `[B, *shape]`; `step` only says which."""
         noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
-        if self.device.type == "cuda":
-            noise = noise.pin_memory()  # a copy from pageable memory would wait for the device
-        return noise.to(self.device, non_blocking=True)
+        if self._copies is None:
+            return noise.to(self.device)
+        # A copy from pageable memory would wait for the device, and one in its stream for the pass before.
+        with torch.cuda.stream(self._copies):
+            noise = noise.pin_memory().to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._copies)
+        noise.record_stream(now)
+        return noise
 
 
 def sample_seed(seed: int, prompt: str, sample: int) -> int:

@@ -3,6 +3,6 @@
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.block import AttentionCache
 from tetherflow_backbones.causal_wan.rotary import WanRotary
-from tetherflow_backbones.causal_wan.transformer import CausalWanTransformer, TextKeysValues
+from tetherflow_backbones.causal_wan.transformer import CausalWanTransformer, Prompts
 
-__all__ = ["Architecture", "AttentionCache", "CausalWanTransformer", "TextKeysValues", "WanRotary"]
+__all__ = ["Architecture", "AttentionCache", "CausalWanTransformer", "Prompts", "WanRotary"]

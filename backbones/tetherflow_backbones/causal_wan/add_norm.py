@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tetherflow.fp8_products import FP8
-from tetherflow_backbones.causal_wan.modulation import Modulation, gated, modulate
+from tetherflow_backbones.causal_wan.modulation import gated, modulate
 
 
 class Tokens(NamedTuple):
@@ -33,7 +33,7 @@ def add_norm(
     branch: Tensor,
     gate: Tensor | None,
     norm: nn.LayerNorm,
-    modulation: Modulation | None,
+    modulation: tuple[Tensor, Tensor] | None,
     limit: Tensor | None,
     *,
     fused: bool,
@@ -45,7 +45,7 @@ def add_norm(
         branch: what is added, likewise.
         gate: what it is multiplied by, by frame, `[B, F, 1, dim]`.
         norm: has a scale and a shift of its own unless a modulation follows.
-        modulation: what follows the norm.
+        modulation: shift and scale of what follows the norm, each likewise.
         limit: Euclidean norm that no token exceeds then, float32 scalar, for a layer in 8 bits.
         fused: whether to do so in one kernel, which has no gradient.
 
@@ -56,9 +56,9 @@ def add_norm(
         x = x + (branch if gate is None else gated(branch, gate))
         normal: Tensor = norm(x)
         if modulation is not None:
-            normal = modulate(normal, modulation.shift, modulation.scale)
+            normal = modulate(normal, *modulation)
         return x, Tokens(normal, limit)
-    shift, scale = (norm.bias, norm.weight) if modulation is None else modulation[:2]
+    shift, scale = (norm.bias, norm.weight) if modulation is None else modulation
     shift, scale = (part.view(1, 1, 1, -1) if part.dim() == 1 else part for part in (shift, scale))
     x, values, squares = add_norm_fused(x, branch, gate, scale, shift, norm.eps, limit)
     return x, Tokens(values, limit, None if limit is None else squares)

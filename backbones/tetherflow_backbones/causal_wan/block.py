@@ -17,7 +17,14 @@ from tetherflow.fp8 import Fp8Linear
 from tetherflow_backbones.causal_wan.add_norm import Tokens, add_norm, kernels
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.feed_forward import FeedForward, in_8_bits, product
-from tetherflow_backbones.causal_wan.modulation import Modulations, gated, longest_norm, modulate
+from tetherflow_backbones.causal_wan.modulation import (
+    AllModulations,
+    Modulations,
+    gated,
+    longest_norm,
+    modulate,
+)
+from tetherflow_backbones.causal_wan.prompt import Prompt, attend_prompt, attend_whole
 from tetherflow_backbones.causal_wan.rotary import WanRotary
 
 
@@ -55,12 +62,18 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Projections(nn.Module):
-    """Projections and query/key norms that self- and cross-attention share."""
+    """Projections and query/key norms that self- and cross-attention share.
+
+    Attributes:
+        fused: whether to use the kernels in Triton, which have no gradient.
+    """
 
     q: nn.Module
+    o: nn.Module
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
+        self.fused = False
         self.heads = arch.num_heads
         self.q = nn.Linear(arch.dim, arch.dim)
         self.k = nn.Linear(arch.dim, arch.dim)
@@ -75,16 +88,11 @@ class Projections(nn.Module):
 
 
 class SelfAttention(Projections):
-    """Self-attention of a pass's tokens on the cache's view.
-
-    Attributes:
-        fused: whether the block uses the kernels in Triton, which have no gradient.
-    """
+    """Self-attention of a pass's tokens on the cache's view."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
         self.qkv: nn.Module | None = None
-        self.fused = False
 
     def fuse(self) -> None:
         """Replace the three projections by one product over their joined weights, and free the originals."""
@@ -140,13 +148,22 @@ class SelfAttention(Projections):
 class CrossAttention(Projections):
     """Cross-attention on the prompt, whose keys and values are computed once a prompt."""
 
-    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of embedded text `[B, text_len, dim]`, each `[B, text_len, heads, head_dim]`."""
-        return self.split(self.norm_k(self.k(text))), self.split(self.v(text))
+    def prompt(self, text: Tensor, alike: int = 1) -> Prompt:
+        """Keys and values of embedded text `[B, N, dim]`, the last of which stands for `alike` tokens."""
+        value = self.v(text)
+        limit = value.abs().amax().float() if in_8_bits(self.o) else None
+        return Prompt(self.split(self.norm_k(self.k(text))), self.split(value), alike, limit)
 
     def project(self, tokens: Tokens) -> Tensor:
         """Queries `[B, L, heads, head_dim]` of tokens `[B, L, dim]`."""
         return self.split(self.norm_q(product(self.q, tokens)))
+
+    def attend(self, query: Tensor, prompt: Prompt, attention: Attention) -> Tokens:
+        """Attend from queries `[B, L, heads, head_dim]`; gives tokens `[B, L, dim]`."""
+        if self.fused:
+            tokens: Tokens = attention.watch(attend_prompt)(query, *prompt)
+            return tokens
+        return attend_whole(query, prompt, attention)
 
 
 class Block(nn.Module):
@@ -177,13 +194,17 @@ class Block(nn.Module):
         x: Tensor,
         time: Modulations,
         layer: int,
-        text: tuple[Tensor, Tensor],
+        prompt: Prompt,
         cache: AttentionCache,
     ) -> Tensor:
         """Transform tokens `x` `[B, F*T, dim]`."""
         attended = cache.attend(layer, *self.project(x, time))
         x, query = self.between(x, attended, time)
-        return self.after(x, self.attention(query, *text), time)
+        return self.after(x, self.attend_prompt(query, prompt), time)
+
+    def attend_prompt(self, query: Tensor, prompt: Prompt) -> Tokens:
+        """What cross-attention gives for queries `[B, F*T, heads, head_dim]`."""
+        return self.cross_attn.attend(query, prompt, self.attention)
 
     def before(self, x: Tensor, time: Modulations) -> Tensor:
         """What self-attention takes, in one tensor (`SelfAttention.packed`)."""
@@ -200,27 +221,39 @@ class Block(nn.Module):
         x, tokens = add_norm(x, branch, gate, self.norm3, None, limit, fused=self.self_attn.fused)
         return x, self.cross_attn.project(tokens)
 
-    def after(self, x: Tensor, attended: Tensor, time: Modulations) -> Tensor:
+    def after(self, x: Tensor, attended: Tokens, time: Modulations) -> Tensor:
         """Tokens after cross-attention and the feed-forward network."""
         x, branch = self._feed(x, attended, time)
         return x + gated(branch, time.feed_forward.gate)
 
+    def leave(
+        self, x: Tensor, attended: Tokens, time: Modulations, norm: nn.LayerNorm, by: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The same, normalised, scaled and shifted, as what follows the last block takes them."""
+        x, branch = self._feed(x, attended, time)
+        gate = time.feed_forward.gate
+        _, tokens = add_norm(x, branch, gate, norm, by, None, fused=self.self_attn.fused)
+        return tokens.values
+
     def join(
-        self, after: Block, x: Tensor, attended: Tensor, time: Modulations, after_time: Modulations
+        self, after: Block, x: Tensor, attended: Tokens, time: Modulations, after_time: Modulations
     ) -> tuple[Tensor, Tensor]:
         """Tokens after this block, and what self-attention of the block `after` it takes of them."""
         x, branch = self._feed(x, attended, time)
         gate, by = time.feed_forward.gate, after_time.attention
         limit = _limit(after.self_attn.qkv, by.longest)
-        x, tokens = add_norm(x, branch, gate, after.norm1, by, limit, fused=self.self_attn.fused)
+        x, tokens = add_norm(x, branch, gate, after.norm1, by[:2], limit, fused=self.self_attn.fused)
         return x, after.self_attn.packed(tokens)
 
     def quantise(self) -> None:
-        """Keep weights in 8 bits: of fused projections, queries on the prompt and the feed-forward network.
+        """Keep weights in 8 bits, and free the originals.
 
-        The originals are freed. What attention gives would have to be rounded by itself, which takes what its
-        product gains.
+        Those of fused projections, of cross-attention's queries and of the feed-forward network; of what
+        cross-attention gives, where its own kernel rounds it. What self-attention gives would have to be
+        rounded by itself, which takes what its product gains.
         """
+        if self.cross_attn.fused and isinstance(self.cross_attn.o, nn.Linear):
+            self.cross_attn.o = Fp8Linear(self.cross_attn.o)
         if isinstance(self.cross_attn.q, nn.Linear):
             self.longest = longest_norm(self.norm3.weight.detach(), self.norm3.bias.detach())
             self.cross_attn.q = Fp8Linear(self.cross_attn.q)
@@ -233,11 +266,11 @@ class Block(nn.Module):
         shift, scale, _, longest = time.attention
         return Tokens(modulate(self.norm1(x), shift, scale), _limit(self.self_attn.qkv, longest))
 
-    def _feed(self, x: Tensor, attended: Tensor, time: Modulations) -> tuple[Tensor, Tensor]:
+    def _feed(self, x: Tensor, attended: Tokens, time: Modulations) -> tuple[Tensor, Tensor]:
         """Tokens after cross-attention, and what the feed-forward network makes of them."""
-        branch, by = self.cross_attn.o(attended.flatten(2)), time.feed_forward
+        branch, by = product(self.cross_attn.o, attended), time.feed_forward
         limit = _limit(self.ffn[0], by.longest)
-        x, tokens = add_norm(x, branch, None, self.norm2, by, limit, fused=self.self_attn.fused)
+        x, tokens = add_norm(x, branch, None, self.norm2, by[:2], limit, fused=self.self_attn.fused)
         return x, self.ffn(tokens)
 
 
@@ -246,40 +279,46 @@ def _limit(layer: nn.Module | None, longest: Tensor | None) -> Tensor | None:
     return longest if in_8_bits(layer) else None
 
 
+Entered = tuple[Tensor, Tensor, Tensor, AllModulations]
+"""Tokens, what the first self-attention takes of them, embedded times, and what they do to the blocks."""
+
+
 @attrs.frozen
 class Glue:
-    """What lies between attentions, as compiled functions of the blocks.
+    """What lies between attentions, as compiled functions.
 
     Attributes:
-        before: `Block.before`.
+        enter: what precedes the first attention.
         between: `Block.between`.
         join: `Block.join`.
-        after: `Block.after`.
+        leave: what follows the last attention.
         frames: latent frames of the chunks that they serve.
     """
 
-    before: Callable[[Block, Tensor, Modulations], Tensor]
+    enter: Callable[..., Entered]
     between: Callable[[Block, Tensor, Tensor, Modulations], tuple[Tensor, Tensor]]
-    join: Callable[[Block, Block, Tensor, Tensor, Modulations, Modulations], tuple[Tensor, Tensor]]
-    after: Callable[[Block, Tensor, Tensor, Modulations], Tensor]
+    join: Callable[[Block, Block, Tensor, Tokens, Modulations, Modulations], tuple[Tensor, Tensor]]
+    leave: Callable[..., Tensor]
     frames: int
 
     @classmethod
     @cache  # so that tuning another transformer, or one again, compiles nothing again
-    def compiled(cls, frames: int, backend: str = "inductor") -> Glue:
+    def compiled(
+        cls,
+        enter: Callable[..., Entered],
+        leave: Callable[..., Tensor],
+        frames: int,
+        backend: str = "inductor",
+    ) -> Glue:
         """Each function compiled, once for all blocks; no attention, cache or policy is in any graph.
 
         Args:
+            enter: a transformer's.
+            leave: likewise.
             frames: latent frames of the chunks to compile for; another number, as at a video's end, is not
                 worth the time that compiling takes.
             backend: the compiler.
         """
         # Not `fullgraph`: one variant too many would be an error. Tests hold that nothing breaks a graph.
         compiled = partial(torch.compile, backend=backend, dynamic=False)
-        return cls(
-            compiled(Block.before),
-            compiled(Block.between),
-            compiled(Block.join),
-            compiled(Block.after),
-            frames,
-        )
+        return cls(compiled(enter), compiled(Block.between), compiled(Block.join), compiled(leave), frames)

@@ -5,12 +5,19 @@ Only where Triton is installed can this be imported.
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from tetherflow.fp8_products import LARGEST, SMALLEST
+
+_QUERIES: Final = 64
+_KEYS: Final = 32
+"""Queries of two bytes a number that a program of `attend_prompt` computes, and keys that it sees at once."""
 
 
 def add_norm(
@@ -126,6 +133,44 @@ def write_packed(
         )
 
 
+def attend_prompt(
+    query: Tensor, key: Tensor, value: Tensor, weight: float, limit: Tensor | None, out: Tensor
+) -> None:
+    """`prompt.attend_prompt`, a program for some queries of a head.
+
+    Args:
+        query: `[B, L, H, D]`, one piece of memory, as all are; D is a power of two, 16 at least.
+        key: `[B, N, H, D]`.
+        value: likewise.
+        weight: logarithm to base 2 of how many tokens the last key stands for.
+        limit: float32 scalar; given if `out` is in e4m3.
+        out: what is attended to, of the queries' shape.
+    """
+    batch, length, heads, head_dim = query.shape
+    rows = _QUERIES if query.element_size() == 2 else _QUERIES // 2
+    with torch.cuda.device(query.device):
+        _attend_prompt[(triton.cdiv(length, rows), heads, batch)](
+            query,
+            key.contiguous(),
+            value.contiguous(),
+            query if limit is None else limit,
+            out,
+            length,
+            key.shape[1],
+            math.log2(math.e) / head_dim**0.5,
+            weight,
+            dim=heads * head_dim,
+            head_dim=head_dim,
+            rows=rows,
+            columns=_KEYS,
+            small=limit is not None,
+            largest=LARGEST,
+            smallest=SMALLEST,
+            num_warps=4,
+            num_stages=3,
+        )
+
+
 @triton.jit
 def _add_norm(
     x_ptr,
@@ -219,3 +264,51 @@ def _write_packed(
         phase_at = phases_ptr + sample * phases_sample + token * 2 * head_dim + column % head_dim
         turned = x * tl.load(phase_at) + neighbour * tl.load(phase_at + head_dim)
         tl.store(out_ptr + token * dim + column, turned.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["tokens", "weight"])
+def _attend_prompt(
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    limit_ptr,
+    out_ptr,
+    length,
+    tokens,
+    scale,  # of logits to base 2
+    weight,
+    dim: tl.constexpr,
+    head_dim: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+    small: tl.constexpr,
+    largest: tl.constexpr,
+    smallest: tl.constexpr,
+):
+    head, sample = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    row, channel = tl.program_id(0) * rows + tl.arange(0, rows), tl.arange(0, head_dim)
+    inside = (row < length)[:, None]
+    at = (sample * length + row)[:, None] * dim + head * head_dim + channel[None, :]
+    query = tl.load(query_ptr + at, mask=inside, other=0.0)
+    most = tl.full((rows,), float("-inf"), tl.float32)
+    total = tl.zeros((rows,), tl.float32)
+    attended = tl.zeros((rows, head_dim), tl.float32)
+    for first in range(0, tokens, columns):
+        token = first + tl.arange(0, columns)
+        there = (token < tokens)[:, None]
+        token_at = (sample * tokens + token)[:, None] * dim + head * head_dim + channel[None, :]
+        key = tl.load(key_ptr + token_at, mask=there, other=0.0)
+        value = tl.load(value_ptr + token_at, mask=there, other=0.0)
+        logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        more = tl.where(token < tokens, tl.where(token == tokens - 1, weight, 0.0), float("-inf"))
+        logits += more[None, :]
+        new = tl.maximum(most, tl.max(logits, 1))
+        shares, kept = tl.exp2(logits - new[:, None]), tl.exp2(most - new)
+        total = total * kept + tl.sum(shares, 1)
+        attended = tl.dot(shares.to(value.dtype), value, attended * kept[:, None], input_precision="ieee")
+        most = new
+    attended /= total[:, None]
+    if small:
+        attended *= largest / tl.maximum(tl.load(limit_ptr), smallest)
+        attended = tl.minimum(tl.maximum(attended, -largest), largest)
+    tl.store(out_ptr + at, attended.to(out_ptr.dtype.element_ty), mask=inside)

@@ -37,7 +37,37 @@ class Modulations(NamedTuple):
         return self.attention.shift.shape[1]
 
 
-def modulations(own: list[Tensor], by_time: Tensor, *, bounded: bool) -> list[Modulations]:
+class AllModulations(NamedTuple):
+    """What time does to the tokens of all blocks.
+
+    Attributes:
+        shift: of `Modulation`, before attention and the feed-forward network, `[layers, B, F, 2, dim]`.
+        scale: likewise.
+        gate: likewise.
+        longest: float32 `[layers, 2, 4]`, each four times.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+    longest: Tensor | None
+
+    def by_block(self) -> list[Modulations]:
+        """Each block's."""
+        longest: list[list[Tensor | None]] = [[None, None]] * len(self.shift)
+        if self.longest is not None:
+            longest = [list(row) for row in self.longest[..., 0]]
+        halves = [
+            [
+                Modulation(*parts)
+                for parts in zip(*(part.split(1, dim=2) for part in block), norms, strict=True)
+            ]
+            for *block, norms in zip(*self[:3], longest, strict=True)
+        ]
+        return [Modulations(*both) for both in halves]
+
+
+def modulations(own: list[Tensor], by_time: Tensor, *, bounded: bool) -> AllModulations:
     """What modulates each block.
 
     Args:
@@ -49,16 +79,11 @@ def modulations(own: list[Tensor], by_time: Tensor, *, bounded: bool) -> list[Mo
     each = (torch.stack(own)[:, :, None] + by_time).unflatten(3, (2, 3))  # [layers, B, F, 2, 3, dim]
     shift, scale, gate = each.unbind(4)
     scale = 1 + scale
-    longest: list[list[Tensor | None]] = [[None, None]] * len(own)
+    longest = None
     if bounded:
-        largest = longest_norm(scale, shift).amax(dim=(1, 2))
         # Compiled kernels want their arguments 16 bytes apart.
-        longest = [list(row) for row in largest[..., None].repeat(1, 1, 4)[..., 0]]
-    halves = [
-        [Modulation(*parts) for parts in zip(*(part.split(1, dim=2) for part in block), norms, strict=True)]
-        for *block, norms in zip(shift, scale, gate, longest, strict=True)
-    ]
-    return [Modulations(*both) for both in halves]
+        longest = longest_norm(scale, shift).amax(dim=(1, 2))[..., None].repeat(1, 1, 4)
+    return AllModulations(shift, scale, gate, longest)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

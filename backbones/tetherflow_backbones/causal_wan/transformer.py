@@ -12,17 +12,19 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tetherflow.cache import CacheEngine
 from tetherflow.fp8 import require_fp8
 from tetherflow.tuning import Tuning
-from tetherflow_backbones.causal_wan.add_norm import kernels_run
+from tetherflow_backbones.causal_wan.add_norm import Tokens, kernels_run
 from tetherflow_backbones.causal_wan.architecture import Architecture
-from tetherflow_backbones.causal_wan.block import AttentionCache, Block, Glue, LayerNorm
-from tetherflow_backbones.causal_wan.modulation import Modulations, modulate, modulations
+from tetherflow_backbones.causal_wan.block import AttentionCache, Block, Entered, Glue, LayerNorm
+from tetherflow_backbones.causal_wan.modulation import AllModulations, Modulations, modulate, modulations
+from tetherflow_backbones.causal_wan.prompt import Prompt, kernel_runs, without_padding
 
-TextKeysValues = list[tuple[Tensor, Tensor]]
-"""Cross-attention keys and values of the prompts, one pair a layer, each `[B, text_len, heads, head_dim]`."""
+Prompts = list[Prompt]
+"""What each layer attends to of the prompts."""
 
 
 class Head(nn.Module):
@@ -37,9 +39,13 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Project tokens `x` `[B, F*T, dim]`; `time` is `[B, F, dim]`. Returns `[B, F*T, rows*columns*C]`."""
-        shift, scale = (self.modulation[:, None] + time[:, :, None]).chunk(2, dim=2)
-        result: Tensor = self.head(modulate(self.norm(x), shift, 1 + scale))
+        result: Tensor = self.head(modulate(self.norm(x), *self.modulated(time)))
         return result
+
+    def modulated(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale of normalised tokens, each `[B, F, 1, dim]`."""
+        shift, scale = (self.modulation[:, None] + time[:, :, None]).chunk(2, dim=2)
+        return shift, 1 + scale
 
 
 class CausalWanTransformer(nn.Module):
@@ -85,28 +91,34 @@ class CausalWanTransformer(nn.Module):
         Raises:
             KernelError: The device has no 8-bit products.
         """
-        weight = self.patch_embedding.weight
+        weight, arch = self.patch_embedding.weight, self.arch
+        fused = tuning.compile and kernels_run(weight.device, weight.dtype)
+        on_prompt = fused and kernel_runs(weight.device, weight.dtype, arch.head_dim)
         if tuning.products == "fp8":
             require_fp8(weight.device, weight.dtype)
-            for block in self._blocks():
-                block.quantise()
-        self._glue = Glue.compiled(tuning.chunk_frames, backend) if tuning.compile else None
-        fused = tuning.compile and kernels_run(weight.device, weight.dtype)
         for block in self._blocks():
-            block.attention, block.self_attn.fused = tuning.attention, fused
+            block.attention = tuning.attention
+            block.self_attn.fused, block.cross_attn.fused = fused, on_prompt
+            if tuning.products == "fp8":
+                block.quantise()
+        kind = type(self)
+        self._glue = None
+        if tuning.compile:
+            self._glue = Glue.compiled(kind.enter, kind.leave, tuning.chunk_frames, backend)
 
-    def prepare_text(self, context: Tensor) -> TextKeysValues:
-        """Cross-attention keys and values of prompts, to be computed once a prompt.
+    def prepare_text(self, context: Tensor) -> Prompts:
+        """What each layer attends to of prompts, to be computed once a prompt.
 
         Args:
             context: text embeddings `[B, text_len, text_dim]`, padding zeroed.
         """
+        blocks, alike = list(self._blocks()), 1
+        if blocks[0].cross_attn.fused:
+            context, alike = without_padding(context)
         text = self.text_embedding(context)
-        return [block.cross_attn.keys_values(text) for block in self._blocks()]
+        return [block.cross_attn.prompt(text, alike) for block in blocks]
 
-    def forward(
-        self, latents: Tensor, timesteps: Tensor, text: TextKeysValues, cache: AttentionCache
-    ) -> Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, text: Prompts, cache: AttentionCache) -> Tensor:
         """Predict the flow (noise minus clean latents) of a chunk.
 
         Args:
@@ -118,54 +130,63 @@ class CausalWanTransformer(nn.Module):
         Returns:
             The flow, of the latents' shape and type.
         """
-        x, time, grid = self._embed(latents, timesteps)
-        x = self._run(x, self._modulations(time), text, cache)
-        return self.unpatchify(self.head(x, time), grid)
+        patches = self._run(latents, timesteps, text, cache)
+        return self.unpatchify(patches, self.arch.grid(*latents.shape[-2:]))
 
-    def remember(self, latents: Tensor, timesteps: Tensor, text: TextKeysValues, cache: CacheEngine) -> None:
+    def remember(self, latents: Tensor, timesteps: Tensor, text: Prompts, cache: CacheEngine) -> None:
         """Take a chunk into the cache as calling does in a context pass, but predict no flow.
 
         Of the last block only keys and values are computed.
         """
-        x, time, _ = self._embed(latents, timesteps)
-        self._run(x, self._modulations(time), text, cache, keeps=True)
-
-    def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Tokens `[B, F*T, dim]`, embedded times `[B, F, dim]`, and a frame's rows and columns of tokens."""
-        x = self.patch_embedding(latents.transpose(1, 2))  # [B, dim, F, rows, columns]
-        grid = (x.shape[3], x.shape[4])
-        x = x.flatten(2).transpose(1, 2).contiguous()  # as every block leaves it, so that they compile as one
-        time = self.time_embedding(sinusoids(timesteps.flatten(), self.arch.freq_dim).type_as(x))
-        return x, time.unflatten(0, timesteps.shape), grid
-
-    def _modulations(self, time: Tensor) -> list[Modulations]:
-        """What modulates each block, of embedded times `[B, F, dim]`."""
-        by_time = self.time_projection(time.flatten(0, 1)).unflatten(1, (6, -1)).unflatten(0, time.shape[:2])
-        blocks = list(self._blocks())
-        bounded = any(block.longest is not None for block in blocks)  # then some products are in 8 bits
-        return modulations([block.modulation for block in blocks], by_time, bounded=bounded)
+        if not isinstance(cache, CacheEngine):
+            raise TypeError(f"a {type(cache).__name__} keeps nothing; only a CacheEngine does")
+        self._run(latents, timesteps, text, cache, keeps=True)
 
     def _run(
         self,
-        x: Tensor,
-        times: list[Modulations],
-        text: TextKeysValues,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Prompts,
         cache: AttentionCache,
         *,
         keeps: bool = False,
     ) -> Tensor:
-        """Tokens after all blocks; if an engine is but to keep the last one's keys and values, before it."""
-        blocks, last = list(self._blocks()), self.arch.num_layers - 1
-        engine = cache if isinstance(cache, CacheEngine) else None
-        if keeps and engine is None:
-            raise TypeError(f"a {type(cache).__name__} keeps nothing; only a CacheEngine does")
+        """Patches of the flow; if an engine is but to keep the last block's keys and values, some tokens."""
         glue = self._glue
-        if glue is None or glue.frames != times[0].frames:
-            for layer, block in enumerate(blocks[:last] if keeps else blocks):
-                x = block(x, times[layer], layer, text[layer], cache)
-            if keeps and engine is not None:
-                engine.keep(last, *blocks[last].project(x, times[last]))
+        if glue is None or glue.frames != latents.shape[1]:
+            return self._run_plain(latents, timesteps, text, cache, keeps=keeps)
+        return self._run_compiled(glue, latents, timesteps, text, cache, keeps=keeps)
+
+    def _run_plain(
+        self, latents: Tensor, timesteps: Tensor, text: Prompts, cache: AttentionCache, *, keeps: bool
+    ) -> Tensor:
+        """`_run`, block by block."""
+        x: Tensor = self.patch_embedding(latents.transpose(1, 2)).flatten(2).transpose(1, 2).contiguous()
+        time, all_times = self._times(timesteps, x.dtype)
+        times = all_times.by_block()
+        *blocks, last = self._blocks()
+        for layer, block in enumerate(blocks):
+            x = block(x, times[layer], layer, text[layer], cache)
+        layer = len(blocks)
+        if keeps and isinstance(cache, CacheEngine):
+            cache.keep(layer, *last.project(x, times[layer]))
             return x
+        patches: Tensor = self.head(last(x, times[layer], layer, text[layer], cache), time)
+        return patches
+
+    def _run_compiled(
+        self,
+        glue: Glue,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Prompts,
+        cache: AttentionCache,
+        *,
+        keeps: bool,
+    ) -> Tensor:
+        """`_run`, by what is compiled between attentions."""
+        blocks = list(self._blocks())
+        engine = cache if isinstance(cache, CacheEngine) else None
 
         def attend(layer: int, packed: Tensor) -> Tensor:
             projections = blocks[layer].self_attn
@@ -173,20 +194,55 @@ class CausalWanTransformer(nn.Module):
                 return engine.attend_packed(layer, packed, projections)
             return cache.attend(layer, *projections.unpacked(packed))
 
-        packed = glue.before(blocks[0], x, times[0])
+        x, packed, time, all_times = glue.enter(self, latents, timesteps)
+        times = all_times.by_block()
         for layer, (block, after) in enumerate(pairwise(blocks)):
             x, query = glue.between(block, x, attend(layer, packed), times[layer])
-            attended = block.attention(query, *text[layer])
+            attended = block.attend_prompt(query, text[layer])
             x, packed = glue.join(block, after, x, attended, times[layer], times[layer + 1])
-        block = blocks[last]
+        last, block = len(blocks) - 1, blocks[-1]
         if keeps and engine is not None:
             engine.keep_packed(last, packed, block.self_attn)
             return x
         x, query = glue.between(block, x, attend(last, packed), times[last])
-        return glue.after(block, x, block.attention(query, *text[last]), times[last])
+        return glue.leave(self, x, block.attend_prompt(query, text[last]), times[last], time)
+
+    def enter(self, latents: Tensor, timesteps: Tensor) -> Entered:
+        """What precedes the first attention, to be compiled."""
+        x = functional.linear(
+            self.patchify(latents), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+        )
+        time, all_times = self._times(timesteps, x.dtype)
+        first = next(self._blocks())
+        return x, first.before(x, all_times.by_block()[0]), time, all_times
+
+    def leave(self, x: Tensor, attended: Tokens, times: Modulations, time: Tensor) -> Tensor:
+        """What follows the last attention, to be compiled: patches of the flow."""
+        last = list(self._blocks())[-1]
+        result: Tensor = self.head.head(
+            last.leave(x, attended, times, self.head.norm, self.head.modulated(time))
+        )
+        return result
+
+    def _times(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, AllModulations]:
+        """Embedded timesteps `[B, F, dim]`, and what they do to the blocks."""
+        time = self.time_embedding(sinusoids(timesteps.flatten(), self.arch.freq_dim).to(dtype))
+        by_time = self.time_projection(time).unflatten(1, (6, -1)).unflatten(0, timesteps.shape)
+        blocks = list(self._blocks())
+        bounded = any(block.longest is not None for block in blocks)  # then some products are in 8 bits
+        all_times = modulations([block.modulation for block in blocks], by_time, bounded=bounded)
+        return time.unflatten(0, timesteps.shape), all_times
 
     def _blocks(self) -> Iterator[Block]:
         return (block for block in self.blocks if isinstance(block, Block))
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """Latents `[B, F, C, H, W]` to patches `[B, F*T, C*rows*columns]`, T being the grid's cells."""
+        _, rows, columns = self.arch.patch_size
+        cells: Tensor = latents.unflatten(-1, (-1, columns)).unflatten(3, (-1, rows))
+        return (
+            cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        )  # of [B, F, C, h, rows, w, columns]
 
     def unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches `[B, F*T, rows*columns*C]` to latents `[B, F, C, H, W]`, T being the grid's cells."""

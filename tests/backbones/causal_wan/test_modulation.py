@@ -26,7 +26,7 @@ def test_modulation_is_each_frames_own() -> None:
 
 def test_blocks_have_their_own_part_and_time_adds_to_it() -> None:
     own, by_time = parts()
-    found = modulations(own, by_time, bounded=False)
+    found = modulations(own, by_time, bounded=False).by_block()
     assert [block.frames for block in found] == [3, 3]
     for block, mine in zip(found, own, strict=True):
         expected = list((mine[:, None] + by_time).chunk(6, dim=2))
@@ -41,7 +41,7 @@ def test_no_token_is_longer_than_is_said() -> None:
     own, by_time = parts()
     x = torch.randn(2, 3 * 5, 8, generator=torch.Generator().manual_seed(1))
     normal = functional.layer_norm(x, (8,))
-    for block in modulations(own, by_time, bounded=True):
+    for block in modulations(own, by_time, bounded=True).by_block():
         for shift, scale, _, longest in block:
             assert longest is not None
             assert longest.dtype == torch.float32
@@ -57,7 +57,9 @@ def test_the_longest_token_of_all_frames_and_samples_is_as_long_as_is_said(seed:
     even, along = (3 * torch.rand(2, 3, 1, generator=generator) for _ in range(2))
     by_time = torch.zeros(2, 3, 6, 8)
     by_time[:, :, 0], by_time[:, :, 1] = along * normal, even - 1
-    shift, scale, _, longest = modulations([torch.zeros(1, 6, 8)], by_time, bounded=True)[0].attention
+    shift, scale, _, longest = (
+        modulations([torch.zeros(1, 6, 8)], by_time, bounded=True).by_block()[0].attention
+    )
     torch.testing.assert_close(modulate(normal, shift, scale).norm(dim=-1).amax(), longest)
 
 
