@@ -35,7 +35,7 @@ class HalvesAtOnce(Halves):
         self.able, self.asked = able, 0
 
     def write(
-        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor
+        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor, *, coarse: bool
     ) -> Tensor | None:
         self.asked += 1
         if not self.able:

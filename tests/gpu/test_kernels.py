@@ -10,6 +10,7 @@ import torch
 
 from tetherflow.cache.attention import PLAIN
 from tetherflow.cache.placing import _write_packed
+from tetherflow.cache.rounding import coarse
 from tetherflow.fp8 import quantise
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import Architecture, WanRotary
@@ -91,15 +92,20 @@ def test_kernel_normalises_rotates_and_writes(
     for norm in (source.norm_q, source.norm_k):
         norm.weight.uniform_(0.5, 2)
     packed = torch.randn(batch, frames * tokens, 3, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
-    slots = torch.zeros(2, 2, batch, frames + 4, tokens, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
+    slots = torch.zeros(3, 2, batch, frames + 4, tokens, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
     expected = _write_packed(rotary, packed, source, phases, *_last(slots[0], frames), tokens)
-    assert source.write(packed, rotary, phases, *_last(slots[1], frames)) is None
+    assert source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False) is None
     source.fused = True
-    found = source.write(packed, rotary, phases, *_last(slots[1], frames))
+    found = source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False)
     for one, other in ((found, expected), (slots[1, 0], slots[0, 0])):  # which rounds twice on the way
         torch.testing.assert_close(one, other, atol=0.05, rtol=0.02)
         assert float((one.float() - other.float()).norm() / other.float().norm()) < 0.005
     assert torch.equal(slots[1, 1], slots[0, 1])
+    packed[0, 0, 1:, 0, 0] = torch.tensor([torch.inf, torch.nan])  # a key, a value
+    source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False)
+    source.write(packed, rotary, phases, *_last(slots[2], frames), coarse=True)
+    torch.testing.assert_close(slots[2], coarse(slots[1]), atol=0, rtol=0, equal_nan=True)
+    assert slots[2].isnan().any()
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2**-7), (torch.float32, 1e-5)])

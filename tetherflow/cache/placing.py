@@ -10,6 +10,7 @@ from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import put, take
 from tetherflow.cache.interfaces import CacheShape, Positions, Rotary, Unpacks, Writes
 from tetherflow.cache.layout import Layout
+from tetherflow.cache.rounding import Rounding, coarse, exact
 from tetherflow.cache.store import LayerStore
 
 
@@ -26,6 +27,7 @@ class Placing:
         positions: where units stand by default.
         device: where the cache lives.
         fuse: makes kernels of the rotation of large tensors.
+        rounding: rounds rotated keys, and values.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class Placing:
         positions: Positions,
         device: torch.device,
         fuse: Fuse = step_by_step,
+        rounding: Rounding = exact,
     ) -> None:
         self.rotary = rotary
+        self.rounding = rounding
         self.parts = layout.parts
         self._frame_tokens = shape.tokens
         self.positions = positions
@@ -84,17 +88,20 @@ class Placing:
         Returns:
             The rotated queries `[B, F*T, H, D]`.
         """
-        return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values)
+        return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values, self.rounding)
 
     def write_packed(
         self, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """The same for queries, keys and values in one tensor `[B, F*T, 3, H, D]`, normalised here."""
         if isinstance(source, Writes):
-            turned = source.write(packed, self.rotary, phases, keys, values)
+            small = self.rounding is coarse
+            turned = source.write(packed, self.rotary, phases, keys, values, coarse=small)
             if turned is not None:
                 return turned
-        return self.fuse(_write_packed)(self.rotary, packed, source, phases, keys, values, self._frame_tokens)
+        return self.fuse(_write_packed)(
+            self.rotary, packed, source, phases, keys, values, self._frame_tokens, self.rounding
+        )
 
     def unpacked(self, packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised queries, keys, and values `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""
@@ -107,7 +114,7 @@ class Placing:
             return
         phases = self._phases(store, slots, ranks, placement)
         rotate = _rotate_steps if self.fuse is step_by_step else self.fuse(_rotate)
-        rotate(self.rotary, store.keys, store.rotated, store.book.row, slots, phases)
+        rotate(self.rotary, store.keys, store.rotated, store.book.row, slots, phases, self.rounding)
 
     def turn(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
         """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""
@@ -141,11 +148,18 @@ def _unpacked(packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _write_packed(
-    rotary: Rotary, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor, tokens: int
+    rotary: Rotary,
+    packed: Tensor,
+    source: Unpacks,
+    phases: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tokens: int,
+    rounding: Rounding = exact,
 ) -> Tensor:
     query, key, value = source.unpacked(packed)
     query, key = (x.unflatten(1, (-1, tokens)) for x in (query, key))
-    return _write(rotary, query, key, value, phases, keys, values)
+    return _write(rotary, query, key, value, phases, keys, values, rounding)
 
 
 def _write(
@@ -156,25 +170,38 @@ def _write(
     phases: Tensor,
     keys: Tensor,
     values: Tensor,
+    rounding: Rounding,
 ) -> Tensor:
     if value is not None:
-        values.copy_(value)
-    keys.copy_(rotary.turn(key, phases).flatten(1, 2))
+        values.copy_(rounding(value))
+    keys.copy_(rounding(rotary.turn(key, phases).flatten(1, 2)))
     return rotary.turn(query, phases).flatten(1, 2)
 
 
 def _rotate(
-    rotary: Rotary, keys: Tensor, rotated: Tensor, row: Tensor, slots: Tensor, phases: Tensor
+    rotary: Rotary,
+    keys: Tensor,
+    rotated: Tensor,
+    row: Tensor,
+    slots: Tensor,
+    phases: Tensor,
+    rounding: Rounding,
 ) -> None:
     """Rotate the keys in some slots `[B, n]` into the same slots of another buffer, as it compiles."""
-    rotated[row, slots] = rotary.turn(keys[row, slots], phases)
+    rotated[row, slots] = rounding(rotary.turn(keys[row, slots], phases))
 
 
 def _rotate_steps(
-    rotary: Rotary, keys: Tensor, rotated: Tensor, row: Tensor, slots: Tensor, phases: Tensor
+    rotary: Rotary,
+    keys: Tensor,
+    rotated: Tensor,
+    row: Tensor,
+    slots: Tensor,
+    phases: Tensor,
+    rounding: Rounding,
 ) -> None:
     """The same with indexing that is faster by itself."""
-    put(rotated, row, slots, rotary.turn(take(keys, row, slots), phases))
+    put(rotated, row, slots, rounding(rotary.turn(take(keys, row, slots), phases)))
 
 
 def _columns(placement: Placement, ranks: Ranks, device: torch.device) -> Tensor:

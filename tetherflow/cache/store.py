@@ -13,6 +13,7 @@ from tetherflow.cache.answers import Ranks, SideStore
 from tetherflow.cache.book import Book
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import move, pick, put, take, take_into
+from tetherflow.cache.rounding import Rounding, exact
 from tetherflow.cache.statistics import Statistics, moments
 
 NO_SIDES: Final[Mapping[str, Mapping[str, SideStore]]] = {}
@@ -74,6 +75,7 @@ class LayerStore:
             buffer for them `[B, K, T, H, D]`, which layers take in turns.
         sides: what each stage keeps beside the cache, by the stage's name and the store's.
         fuse: makes kernels of what is done to large tensors.
+        rounding: rounds values. Keys are rounded once they are rotated (`cache.placing`).
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class LayerStore:
         rotated: bool | Tensor,
         sides: Mapping[str, Mapping[str, SideStore]] = NO_SIDES,
         fuse: Fuse = step_by_step,
+        rounding: Rounding = exact,
     ) -> None:
         self.shape = shape
+        self.rounding = rounding
         self.book = book
         self.fuse = fuse
         device = book.origins.device
@@ -158,7 +162,7 @@ class LayerStore:
     def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
         """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row; `pool` should follow."""
         held = (buffer[:, slots.start : slots.stop].flatten(1, 2) for buffer in (self.keys, self.values))
-        self.fuse(_copy)(keys, values, *held)
+        self.fuse(_copy)(self.rounding, keys, values, *held)
 
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
@@ -167,6 +171,8 @@ class LayerStore:
 
     def write_units(self, slots: Tensor, units: Tensor) -> None:
         """Of all that `write` writes, only keys and values; a slot's own unit may come from where it is."""
+        if self.rounding is not exact:
+            units = self.fuse(_with_values)(units, self.rounding)
         put(self.units, self.book.row, slots, units, lead=1)
 
     def write_statistics(self, slots: Tensor, units: Tensor) -> None:
@@ -260,9 +266,14 @@ def _in_time(origins: Tensor) -> Tensor:
     return origins.argsort(dim=1)
 
 
-def _copy(keys: Tensor, values: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
+def _copy(rounding: Rounding, keys: Tensor, values: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
     to_keys.copy_(keys)
-    to_values.copy_(values)
+    to_values.copy_(rounding(values))
+
+
+def _with_values(units: Tensor, rounding: Rounding) -> Tensor:
+    """Keys and values `[2, …]`, the values rounded."""
+    return torch.stack([units[0], rounding(units[1])])
 
 
 def _norms(keys: Tensor) -> Tensor:

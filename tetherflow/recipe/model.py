@@ -240,7 +240,7 @@ class Runtime(Section):
     matmul: MatrixProducts = Field(
         default="precision",
         description="Type of the transformer's matrix products: that of precision, or fp8, which is faster "
-        "on a recent GPU, most of all with the extra fp8 installed, and rounds more.",
+        "on a recent GPU, most of all with the extra fp8 installed, and rounds more, keys and values too.",
     )
     memory: Literal["normal", "low"] = Field(
         default="normal",

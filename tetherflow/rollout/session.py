@@ -17,6 +17,7 @@ from tetherflow.cache.events import Event
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
+from tetherflow.cache.rounding import Rounding, exact
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
 from tetherflow.rollout.graphs import GraphedTransformer
@@ -66,6 +67,7 @@ class Session:
             decoding waits its turn, and text encoder and autoencoder leave the device when idle.
         fuse: makes kernels of what the cache does to large tensors.
         graphs: whether to replay recorded passes (CUDA graphs) on a GPU, unless memory is to be saved.
+        rounding: rounds the keys and values that attention reads.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Session:
         low_memory: bool = False,
         fuse: Fuse = step_by_step,
         graphs: bool = True,
+        rounding: Rounding = exact,
     ) -> None:
         self.backbone = backbone
         self.layout = layout
@@ -96,6 +99,7 @@ class Session:
         self.attention = attention
         self.low_memory = low_memory
         self.fuse = fuse
+        self.rounding = rounding
         self.graphs = graphs and self.device.type == "cuda" and not low_memory
         self.settings: SamplerSettings = backbone.sampler
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
@@ -133,6 +137,7 @@ class Session:
             chunk_frames=self.chunk_frames,
             share_rotated=self.low_memory,
             fuse=self.fuse,
+            rounding=self.rounding,
         )
 
     @torch.inference_mode()

@@ -126,7 +126,7 @@ class SelfAttention(Projections):
         return *self.normed(query, key), value
 
     def write(
-        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor
+        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor, *, coarse: bool
     ) -> Tensor | None:
         """Write rotated keys, and values, to their slots, and rotate queries (`cache.Writes`)."""
         if not self.fused or not isinstance(rotary, WanRotary) or phases.dtype != torch.float32:
@@ -134,7 +134,14 @@ class SelfAttention(Projections):
         queries = packed.new_empty(keys.shape)
         weights, by_token = (self.norm_q.weight, self.norm_k.weight), phases.flatten(-5, -3)
         kernels().write_packed(
-            packed.contiguous(), *weights, self.norm_q.eps, by_token, queries, keys, values
+            packed.contiguous(),
+            *weights,
+            self.norm_q.eps,
+            by_token,
+            queries,
+            keys,
+            values,
+            coarse=coarse,
         )
         return queries
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tetherflow.cache.rounding import BITS
 from tetherflow.fp8_products import LARGEST, SMALLEST
 
 _QUERIES: Final = 64
@@ -95,6 +96,8 @@ def write_packed(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
+    *,
+    coarse: bool = False,
 ) -> None:
     """Normalise and rotate queries and keys, and write them and the values to where they go.
 
@@ -108,6 +111,7 @@ def write_packed(
         queries: where to, `[B, L, H, D]`; a sample is one piece of memory.
         keys: likewise.
         values: likewise.
+        coarse: whether keys and values, in bfloat16, are rounded to fewer bits (`tetherflow.cache.rounding`).
     """
     batch, length, _, heads, head_dim = packed.shape
     dim = heads * head_dim
@@ -129,6 +133,7 @@ def write_packed(
             dim=dim,
             block=triton.next_power_of_2(dim),
             head_dim=head_dim,
+            step=1 << (7 - BITS) if coarse and packed.dtype == torch.bfloat16 else 0,
             num_warps=2 * _share(dim),
         )
 
@@ -242,6 +247,7 @@ def _write_packed(
     dim: tl.constexpr,
     block: tl.constexpr,
     head_dim: tl.constexpr,
+    step: tl.constexpr,  # to whose multiples a number's bits are rounded
 ):
     token, part, sample = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
     column = tl.arange(0, block)
@@ -250,6 +256,8 @@ def _write_packed(
         packed_ptr + ((sample * length + token) * 3 + part) * dim + column, mask=inside, other=0.0
     )
     if part == 2:
+        if step:
+            packed = _rounded(packed, step)
         tl.store(values_ptr + sample * values_sample + token * dim + column, packed, mask=inside)
     else:
         weight_ptr = query_weight_ptr if part == 0 else key_weight_ptr
@@ -263,7 +271,17 @@ def _write_packed(
         neighbour = tl.reshape(tl.join(odd, even), (block,))
         phase_at = phases_ptr + sample * phases_sample + token * 2 * head_dim + column % head_dim
         turned = x * tl.load(phase_at) + neighbour * tl.load(phase_at + head_dim)
-        tl.store(out_ptr + token * dim + column, turned.to(out_ptr.dtype.element_ty), mask=inside)
+        turned = turned.to(out_ptr.dtype.element_ty)
+        if step and part == 1:
+            turned = _rounded(turned, step)
+        tl.store(out_ptr + token * dim + column, turned, mask=inside)
+
+
+@triton.jit
+def _rounded(x, step: tl.constexpr):
+    bits = x.to(tl.int16, bitcast=True)
+    rounded = ((bits + step // 2) & -step).to(tl.bfloat16, bitcast=True)
+    return tl.where((bits & 0x7F80) == 0x7F80, x, rounded)  # of what is not finite, the same
 
 
 @triton.jit(do_not_specialize=["tokens", "weight"])
