@@ -29,6 +29,20 @@ def test_low_memory_changes_no_latent() -> None:
     assert low.cache.nbytes < normal.cache.nbytes
 
 
+def test_autoencoder_that_a_rollout_loads_can_be_moved() -> None:
+    """What moves its parameters lays them out anew, as another type does; the next rollout uses them."""
+    session = open_session(load_recipe("fifo", OVERRIDES), CPU)
+    videos = []
+    for _ in range(2):
+        videos.append([chunk.frames for chunk in session.stream(["a"], latent_frames=6, seeds=[0])])
+        network = session.backbone._vae.network  # type: ignore[attr-defined]
+        network.double().float()
+    for one, other in zip(*videos, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
 def test_autoencoder_works_after_a_rest() -> None:
     session = open_session(load_recipe("fifo", OVERRIDES), CPU)
     backbone = session.backbone

@@ -126,6 +126,22 @@ def test_autoencoder_leaves_the_gpu_when_it_rests() -> None:
         assert torch.equal(backbone.decoder()(latents), before)
 
 
+def test_low_memory_decodes_chunk_after_chunk() -> None:
+    """A rollout loads the autoencoder itself, and moves it off the GPU and back between chunks."""
+    videos = []
+    for memory in ("normal", "low"):
+        session = session_for(f"runtime.memory={memory}", "runtime.attention=cudnn")
+        torch.cuda.reset_peak_memory_stats()
+        stream = session.stream(["a red circle"], latent_frames=9, seeds=[0])
+        frames = [chunk.frames for chunk in stream]
+        videos.append(torch.cat([each.cpu().float() for each in frames if each is not None], dim=1))
+        print(f"\n{memory} memory with decoding: peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
+        del session, stream, frames
+        torch.cuda.empty_cache()
+    assert torch.cuda.max_memory_allocated() < 22 * 2**30  # a card of 24 GB
+    assert (videos[0] - videos[1]).abs().mean() < 4  # of 255
+
+
 @torch.inference_mode()
 def test_a_steady_chunk_of_a_compiled_model_never_waits() -> None:
     """Neither for the device nor for a compiler."""

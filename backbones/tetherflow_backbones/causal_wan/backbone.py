@@ -92,7 +92,8 @@ class CausalWanBackbone(Backbone):
     def _autoencoder(self) -> WanVAE:
         """The video autoencoder, loaded and tuned."""
         if self._vae is None:
-            self._vae = self._load_autoencoder()
+            with torch.inference_mode(False):  # a rollout's own would leave parameters that cannot be moved
+                self._vae = self._load_autoencoder()
             self._vae.tune(self._tuning)
         return self._vae
 
