@@ -171,9 +171,13 @@ class LayerStore:
 
     def write_units(self, slots: Tensor, units: Tensor) -> None:
         """Of all that `write` writes, only keys and values; a slot's own unit may come from where it is."""
-        if self.rounding is not exact:
-            units = self.fuse(_with_values)(units, self.rounding)
-        put(self.units, self.book.row, slots, units, lead=1)
+        if self.rounding is exact:
+            put(self.units, self.book.row, slots, units, lead=1)
+        elif self.fuse is step_by_step:
+            units = torch.stack([units[0], self.rounding(units[1])])
+            put(self.units, self.book.row, slots, units, lead=1)
+        else:
+            self.fuse(_put)(self.rounding, self.units, self.book.row, slots, units)
 
     def write_statistics(self, slots: Tensor, units: Tensor) -> None:
         """Note the statistics of the units `[2, B, n, T, H, D]` that are in `slots` `[B, n]`."""
@@ -271,9 +275,11 @@ def _copy(rounding: Rounding, keys: Tensor, values: Tensor, to_keys: Tensor, to_
     to_values.copy_(rounding(values))
 
 
-def _with_values(units: Tensor, rounding: Rounding) -> Tensor:
-    """Keys and values `[2, …]`, the values rounded."""
-    return torch.stack([units[0], rounding(units[1])])
+def _put(rounding: Rounding, buffer: Tensor, row: Tensor, slots: Tensor, units: Tensor) -> None:
+    """Write keys and values `[2, B, n, …]`, the values rounded, as it compiles."""
+    keys, values = buffer.unbind()
+    keys[row, slots] = units[0]
+    values[row, slots] = rounding(units[1])
 
 
 def _norms(keys: Tensor) -> Tensor:
