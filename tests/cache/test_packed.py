@@ -23,9 +23,11 @@ SIZES = Sizes(layers=3, grid=(4, 2))
 class Halves:
     """Norms of a kind: queries are halved, keys negated."""
 
-    def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = packed.unbind(2)
-        return query / 2, -key, value
+    def query_of(self, packed: Tensor) -> Tensor:
+        return packed[:, :, 0] / 2
+
+    def key_value_of(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        return -packed[:, :, 1], packed[:, :, 2]
 
 
 class HalvesAtOnce(Halves):
@@ -40,7 +42,7 @@ class HalvesAtOnce(Halves):
         self.asked += 1
         if not self.able:
             return None
-        query, key, value = self.unpacked(packed)
+        query, (key, value) = self.query_of(packed), self.key_value_of(packed)
         by_frame = (query.shape[0], -1, SIZES.shape.tokens, *query.shape[2:])
         keys.copy_(rotary.turn(key.reshape(by_frame), phases).flatten(1, 2))
         values.copy_(value)

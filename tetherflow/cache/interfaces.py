@@ -89,8 +89,12 @@ class Rotary(Protocol):
 class Unpacks(Protocol):
     """Takes apart what one product of a backbone gives: the module that computed it."""
 
-    def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, normalised, and values, each `[B, L, H, D]`, of `[B, L, 3, H, D]`."""
+    def query_of(self, packed: Tensor) -> Tensor:
+        """Normalised queries `[B, L, H, D]`, of queries, keys and values `[B, L, 3, H, D]`."""
+        ...
+
+    def key_value_of(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised keys, and values, likewise."""
         ...
 
 

@@ -25,6 +25,9 @@ from tetherflow.cache.store import LayerStore
 from tetherflow.cache.viewing import View, look
 from tetherflow.errors import TetherflowError
 
+KeyValue = Callable[[], tuple[Tensor, Tensor]]
+"""Computes unrotated keys and values, each `[B, F*T, H, D]`."""
+
 
 class Phase(enum.Enum):
     """Where a chunk stands: idle between chunks, denoising, or in its context pass."""
@@ -78,10 +81,8 @@ class CachePasses(CacheState):
             StageError: The policy broke a rule.
             TetherflowError: It is no time to attend, or the tensors are not this chunk's.
         """
-        view, query, turned = self._take(layer, query, key, value)
-        out = view.read(self.layers[layer], self.held, turned, self.attention)
-        self._revise(layer, view, query)
-        return out
+        self._check_pass(layer, query, key, value)
+        return self._attend(layer, query, (key, value), lambda: (key, value))
 
     def attend_packed(self, layer: int, packed: Tensor, source: Unpacks) -> Tensor:
         """`attend` for queries and keys that are yet to be normalised, in the kernel that rotates them.
@@ -91,9 +92,10 @@ class CachePasses(CacheState):
             packed: queries, keys and values, as one product gives them, `[B, F*T, 3, H, D]`.
             source: the module that gave it.
         """
-        if self.phase is Phase.COMMIT or self._decides(layer):  # they are looked at unrotated
-            return self.attend(layer, *self.placing.unpacked(packed, source))
         self._check_pass(layer, *packed.unbind(2))
+        if self.phase is Phase.COMMIT or self._decides(layer):  # they are looked at unrotated
+            query = self.placing.query_of(packed, source)
+            return self._attend(layer, query, (packed,), partial(self.placing.key_value_of, packed, source))
         store, view = self.layers[layer], self._views[layer]
         if store.shared:
             self.placing.rotate(store, range(self._history), view.placement)
@@ -108,12 +110,15 @@ class CachePasses(CacheState):
             TetherflowError: It is no context pass, or the tensors are not this chunk's.
         """
         self._expect(Phase.COMMIT, "keep")
-        view, query, _ = self._take(layer, query, key, value)
-        self._revise(layer, view, query)
+        self._check_pass(layer, query, key, value)
+        self._keep(layer, query, (key, value), lambda: (key, value))
 
     def keep_packed(self, layer: int, packed: Tensor, source: Unpacks) -> None:
         """`keep` for queries and keys that are yet to be normalised (see `attend_packed`)."""
-        self.keep(layer, *self.placing.unpacked(packed, source))
+        self._expect(Phase.COMMIT, "keep")
+        self._check_pass(layer, *packed.unbind(2))
+        query = self.placing.query_of(packed, source)
+        self._keep(layer, query, (packed,), partial(self.placing.key_value_of, packed, source))
 
     def pass_kind(self) -> Hashable | None:
         """What the next denoising pass does, but for the values in its tensors and the policy's buffers.
@@ -157,16 +162,31 @@ class CachePasses(CacheState):
 
         return back
 
-    def _take(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[View, Tensor, Tensor]:
+    def _attend(self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue) -> Tensor:
+        """`attend`, with keys and values to be computed of what is read for them."""
+        view, query, turned = self._take(layer, query, read, rest)
+        out = view.read(self.layers[layer], self.held, turned, self.attention)
+        self._revise(layer, view, query)
+        return out
+
+    def _keep(self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue) -> None:
+        """`keep`, likewise."""
+        view, query, _ = self._take(layer, query, read, rest)
+        self._revise(layer, view, query)
+
+    def _take(
+        self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue
+    ) -> tuple[View, Tensor, Tensor]:
         """Take in a pass's keys and values; returns what is read then, and queries by frame and rotated."""
-        self._check_pass(layer, query, key, value)
         store, uses = self.layers[layer], self.policy.uses
-        query, key = (x.unflatten(1, (-1, self.shape.tokens)) for x in (query, key))  # by frame
+        query = query.unflatten(1, (-1, self.shape.tokens))  # by frame
         stays = self.phase is Phase.COMMIT and store.rotated is not None
         decides = self._decides(layer)
         self.beside.join()  # what the layer before left to be done beside its attention
         turned: Tensor | None = None
-        with self.beside(query, key, value) if decides else nullcontext():
+        with self.beside(query, *read) if decides else nullcontext():  # a decision looks at queries alone
+            key, value = rest()
+            key = key.unflatten(1, (-1, self.shape.tokens))
             if stays:  # before memory is decided, since its stages may read them
                 slots = range(self._history, self.held)
                 store.take_in(slots, key.flatten(1, 2), value)
@@ -179,9 +199,9 @@ class CachePasses(CacheState):
         view = self._views[layer]
         if store.shared:
             self.placing.rotate(store, range(self._history), view.placement)
+        written()
         if turned is None:
             turned = self._write(layer, query, key, None if stays else value)
-        written()
         self.beside.launch()
         return view, query, turned
 

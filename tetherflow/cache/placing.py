@@ -103,9 +103,13 @@ class Placing:
             self.rotary, packed, source, phases, keys, values, self._frame_tokens, self.rounding
         )
 
-    def unpacked(self, packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised queries, keys, and values `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""
-        return self.fuse(_unpacked)(packed, source)
+    def query_of(self, packed: Tensor, source: Unpacks) -> Tensor:
+        """Normalised queries `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""
+        return self.fuse(_query_of)(packed, source)
+
+    def key_value_of(self, packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor]:
+        """Normalised keys, and values, likewise."""
+        return self.fuse(_key_value_of)(packed, source)
 
     def rotate(self, store: LayerStore, ranks: Ranks, placement: Placement | None) -> None:
         """Rotate the keys at some ranks into the copy that attention reads."""
@@ -143,8 +147,12 @@ def _turn(rotary: Rotary, x: Tensor, phases: Tensor) -> Tensor:
     return rotary.turn(x, phases)
 
 
-def _unpacked(packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor, Tensor]:
-    return source.unpacked(packed)
+def _query_of(packed: Tensor, source: Unpacks) -> Tensor:
+    return source.query_of(packed)
+
+
+def _key_value_of(packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor]:
+    return source.key_value_of(packed)
 
 
 def _write_packed(
@@ -157,7 +165,7 @@ def _write_packed(
     tokens: int,
     rounding: Rounding = exact,
 ) -> Tensor:
-    query, key, value = source.unpacked(packed)
+    query, (key, value) = source.query_of(packed), source.key_value_of(packed)
     query, key = (x.unflatten(1, (-1, tokens)) for x in (query, key))
     return _write(rotary, query, key, value, phases, keys, values, rounding)
 

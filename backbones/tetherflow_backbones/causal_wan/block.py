@@ -110,7 +110,7 @@ class SelfAttention(Projections):
         if self.qkv is not None:
             return self.unpacked(self.packed(tokens))
         query, key, value = (self.split(linear(tokens.values)) for linear in (self.q, self.k, self.v))
-        return *self.normed(query, key), value
+        return self._normed(self.norm_q, query), self._normed(self.norm_k, key), value
 
     def packed(self, tokens: Tokens) -> Tensor:
         """Queries, keys and values, the first two yet to be normalised, `[B, L, 3, heads, head_dim]`."""
@@ -122,8 +122,15 @@ class SelfAttention(Projections):
 
     def unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated queries, keys and values, each `[B, L, heads, head_dim]`, of what `packed` gives."""
-        query, key, value = packed.unbind(2)
-        return *self.normed(query, key), value
+        return self.query_of(packed), *self.key_value_of(packed)
+
+    def query_of(self, packed: Tensor) -> Tensor:
+        """The first of them (`cache.Unpacks`)."""
+        return self._normed(self.norm_q, packed[:, :, 0])
+
+    def key_value_of(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """The others."""
+        return self._normed(self.norm_k, packed[:, :, 1]), packed[:, :, 2]
 
     def write(
         self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor, *, coarse: bool
@@ -145,11 +152,10 @@ class SelfAttention(Projections):
         )
         return queries
 
-    def normed(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys `[..., heads, head_dim]`, each normalised over all heads together."""
-        norms = ((self.norm_q, query), (self.norm_k, key))
-        query, key = (norm(x.flatten(-2)).unflatten(-1, x.shape[-2:]) for norm, x in norms)
-        return query, key
+    def _normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """Queries or keys `[..., heads, head_dim]`, normalised over all heads together."""
+        normal: Tensor = norm(x.flatten(-2)).unflatten(-1, x.shape[-2:])
+        return normal
 
 
 class CrossAttention(Projections):
