@@ -174,3 +174,10 @@ def test_a_sections_problem_is_told_where_its_newest_part_was_written(change: st
 def test_units_below_a_frame_are_refused_where_a_stage_takes_none() -> None:
     with pytest.raises(RecipeError, match=r"cache\.unit: 'fademem' keeps whole frames; set it to frame"):
         load_recipe("fademem", ["backbone.use=toy", "cache.unit=token"])
+
+
+def test_a_list_whose_only_entry_is_wrong_is_not_said_to_be_too_short() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("fifo", ["backbone.use=synthetic", "backbone.steps=[2000]"])
+    assert "backbone.steps.0: 2000 is out of range" in str(caught.value)
+    assert "entry" not in str(caught.value)
