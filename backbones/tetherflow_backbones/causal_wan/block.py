@@ -173,7 +173,8 @@ class CrossAttention(Projections):
 
     def attend(self, query: Tensor, prompt: Prompt, attention: Attention) -> Tokens:
         """Attend from queries `[B, L, heads, head_dim]`; gives tokens `[B, L, dim]`."""
-        if self.fused:
+        # Where all of a prompt is to be attended to, other kernels are faster, but none rounds.
+        if self.fused and (prompt.alike > 1 or prompt.limit is not None):
             tokens: Tokens = attention.watch(attend_prompt)(query, *prompt)
             return tokens
         return attend_whole(query, prompt, attention)

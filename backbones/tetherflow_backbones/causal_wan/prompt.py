@@ -35,17 +35,20 @@ def without_padding(context: Tensor) -> tuple[Tensor, int]:
     """Text embeddings without their padding but for one token, which stands for the rest.
 
     Padding is zeros, which every layer makes the same of: the same key, and the same value. To attend to it
-    many times is to attend to it once with many times the weight.
+    many times is to attend to it once with many times the weight. That pays if it is half of all tokens.
 
     Args:
         context: text embeddings `[B, text_len, text_dim]`, padding zeroed.
 
     Returns:
-        Those up to the longest prompt's end and one, `[B, N, text_dim]`; how many the last one stands for.
+        Those up to the longest prompt's end and one, `[B, N, text_dim]`, and how many the last stands for; or
+        all of them, and 1.
     """
     filled = context.any(dim=-1).any(dim=0)
     ends = filled.nonzero()
     kept = min(len(filled), int(ends[-1]) + 2 if len(ends) else 1)
+    if 2 * kept > len(filled):
+        return context, 1
     return context[:, :kept], len(filled) - kept + 1
 
 
