@@ -17,7 +17,7 @@ class Tuning:
     """What a recipe's `runtime` asks of a backbone; none of it changes what is computed but for rounding.
 
     Attributes:
-        attention: computes attention, on the prompt too.
+        attention: computes attention; on prompts, too, unless a backbone has a kernel of its own for that.
         compile: whether to compile what lies between attentions.
         products: type of the matrix products.
         chunk_frames: latent frames of a usual chunk; only such chunks are worth compiling for.

@@ -66,6 +66,12 @@ def test_floor_adds_up(details: Details) -> None:
     assert all(each.teraflops > 0 for each in roofline.operations)
 
 
+def test_floor_names_the_kernel_that_the_recipe_asks_for() -> None:
+    recipe = load_recipe("fifo", [*TOY, "runtime.attention=math"])
+    operations = measure_details(recipe, Backbones()).roofline.operations
+    assert {each.kernel for each in operations if each.what.endswith("attention") and each.own} == {"math"}
+
+
 def test_video_is_timed_to_the_file(details: Details) -> None:
     whole = details.whole
     assert whole.frames_per_second > 0

@@ -10,7 +10,7 @@ import torch
 
 from tetherflow.cache.attention import PLAIN
 from tetherflow.cache.placing import _write_packed
-from tetherflow.cache.rounding import coarse
+from tetherflow.cache.rounding import rounded
 from tetherflow.fp8 import quantise
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import Architecture, WanRotary
@@ -104,7 +104,7 @@ def test_kernel_normalises_rotates_and_writes(
     packed[0, 0, 1:, 0, 0] = torch.tensor([torch.inf, torch.nan])  # a key, a value
     source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False)
     source.write(packed, rotary, phases, *_last(slots[2], frames), coarse=True)
-    torch.testing.assert_close(slots[2], coarse(slots[1]), atol=0, rtol=0, equal_nan=True)
+    torch.testing.assert_close(slots[2], rounded(slots[1], coarse=True), atol=0, rtol=0, equal_nan=True)
     assert slots[2].isnan().any()
 
 

@@ -92,7 +92,7 @@ def test_a_context_pass_without_its_flow_leaves_the_same(choice: str) -> None:
     backbone, caches = session.backbone, [session.new_cache(1) for _ in range(2)]
     text = backbone.transformer.prepare_text(backbone.encode_prompts(["a"]))
     for chunk in range(12):
-        noise = session._noise([torch.Generator().manual_seed(chunk)], session.chunk_frames)
+        noise = session.noise([torch.Generator().manual_seed(chunk)], session.chunk_frames)
         found = [noise(0) for _ in range(4)]
         seen, plain = (
             session.sampler.denoise(held, text, found.__getitem__, observe)

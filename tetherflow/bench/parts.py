@@ -12,7 +12,7 @@ from tetherflow.bench.kernels import KernelWatch
 from tetherflow.bench.stopwatch import Stopwatch
 from tetherflow.cache import CacheEngine
 from tetherflow.cache.interfaces import Policy
-from tetherflow.rollout.session import NoiseSource, Session
+from tetherflow.rollout.session import Session
 from tetherflow.tuning import Tuning
 
 ATTENTION: Final = "attention"
@@ -32,21 +32,21 @@ _ROTATION: Final = ("begin", "write", "write_packed", "query_of", "key_value_of"
 
 
 @torch.inference_mode()
-def measure_parts(session: Session, tuning: Tuning, chunks: int = 3) -> dict[str, float]:
+def measure_parts(session: Session, tuning: Tuning, prompt: str, chunks: int = 3) -> dict[str, float]:
     """Seconds of each part in a chunk of a full cache; on a GPU, how long it is busy, whoever waits for whom.
 
     Args:
         session: whose chunks; it generates a few of its own.
         tuning: how its backbone computes.
+        prompt: what it is to show; how long it is may matter.
         chunks: how many to measure, after the cache is full.
     """
     backbone = session.backbone
     watch: Stopwatch | KernelWatch = Stopwatch(session.device)
     if session.device.type == "cuda":
         watch = KernelWatch()
-    text = backbone.transformer.prepare_text(backbone.encode_prompts(["a measured prompt"]))
-    shape = (session.chunk_frames, *backbone.latent_shape)
-    noise = NoiseSource([torch.Generator().manual_seed(0)], shape, session.device)
+    text = backbone.transformer.prepare_text(backbone.encode_prompts([prompt]))
+    noise = session.noise([torch.Generator().manual_seed(0)], session.chunk_frames)
     cache = session.new_cache(1)
     for _ in range(-(-session.layout.budget // session.chunk_frames) + 2):
         session.sampler.denoise(cache, text, noise)

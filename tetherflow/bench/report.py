@@ -8,6 +8,7 @@ from tetherflow.bench.parts import ATTENTION, PROMPT, REST, measure_parts
 from tetherflow.bench.roofline import PRODUCT, Roofline, measure_roofline
 from tetherflow.bench.whole import Whole, measure_whole
 from tetherflow.recipe import Recipe
+from tetherflow.rollout.batches import items_of
 from tetherflow.rollout.open_session import Backbones, first_device, open_session, threads_for, tuning_of
 
 
@@ -43,8 +44,9 @@ def measure_details(recipe: Recipe, backbones: Backbones) -> Details:
     backbone = backbones.of(recipe, device)
     session, tuning = open_session(recipe, device, backbone), tuning_of(recipe, device, backbone)
     with threads_for(recipe):
-        roofline = measure_roofline(session, tuning)
-        parts = measure_parts(session, tuning)
+        prompt = items_of(recipe)[0].prompt
+        roofline = measure_roofline(session, tuning, prompt)
+        parts = measure_parts(session, tuning, prompt)
         whole = measure_whole(session, recipe)
     products = sum(each.seconds for each in roofline.operations if each.own and each.what == PRODUCT)
     rest = parts.pop(REST)

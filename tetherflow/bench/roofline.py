@@ -122,14 +122,15 @@ class Operation:
 
 
 @torch.inference_mode()
-def measure_roofline(session: Session, tuning: Tuning) -> Roofline:
+def measure_roofline(session: Session, tuning: Tuning, prompt: str) -> Roofline:
     """Time a full cache's attention, and the matrix products of a transformer's passes.
 
     Args:
         session: whose chunk.
         tuning: how its backbone computes.
+        prompt: what it is to show; how long it is may matter.
     """
-    products, texts = _operations(session, tuning)
+    products, texts = _operations(session, tuning, prompt)
     passes, shape = passes_of(session), session.backbone.cache_shape
     queries, keys = session.chunk_frames * shape.tokens, session.layout.budget * shape.tokens
     width, kinds = shape.heads * shape.head_dim, _product_kinds(session, tuning.products)
@@ -174,7 +175,7 @@ def _product_kinds(session: Session, own: str) -> list[str]:
 
 
 def _operations(
-    session: Session, tuning: Tuning
+    session: Session, tuning: Tuning, prompt: str
 ) -> tuple[Counter[tuple[Shape, bool]], dict[tuple[str, Shape], tuple[Callable[[], object], int]]]:
     """Matrix products and attentions on the prompt of one pass, by shape: one pass is watched, uncompiled.
 
@@ -186,7 +187,7 @@ def _operations(
     texts: dict[tuple[str, Shape], tuple[Callable[[], object], int]] = {}
 
     def on_prompt(attend: Attend) -> Attend:
-        name = session.attention.name if attend is session.attention.kernel else attend.__name__
+        name = tuning.attention.name if attend is tuning.attention.kernel else attend.__name__
 
         def attend_watched(query: Tensor, key: Tensor, *others: Any) -> Any:
             kind = name, (query.shape[1], key.shape[1], query.shape[2] * query.shape[3])
@@ -201,7 +202,7 @@ def _operations(
         small = isinstance(module, Fp8Linear | Fp8LinearGelu)
         products[(rows, module.in_features, module.out_features), small] += 1
 
-    text = backbone.transformer.prepare_text(backbone.encode_prompts([""]))
+    text = backbone.transformer.prepare_text(backbone.encode_prompts([prompt]))
     frames = session.chunk_frames
     latents = torch.zeros(1, frames, *backbone.latent_shape, device=session.device, dtype=session.dtype)
     timesteps = torch.zeros(1, frames, device=session.device)

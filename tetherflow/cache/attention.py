@@ -163,7 +163,8 @@ def _flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: int) -> Wi
     # The package of the same name that serves older GPUs has no `cute`, and is no substitute.
     flash_attn_func = import_module("flash_attn.cute").flash_attn_func
     writes = _writing_flash_attn_4(device, dtype, head_dim)
-    widely = _writing_flash_attn_4(device, dtype, head_dim, **_WIDE) if _hopper(device) else None
+    wide = _hopper(device) and head_dim == TILE  # where calls are cut (`_cut`)
+    widely = _writing_flash_attn_4(device, dtype, head_dim, **_WIDE) if wide else None
     at_once = torch.cuda.get_device_properties(device).multi_processor_count
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -185,14 +186,16 @@ def _writing_flash_attn_4(device: torch.device, dtype: torch.dtype, head_dim: in
         head_dim: width of a head.
         tiles: how it is to cut its work, unless as it does by itself.
     """
-    tokens = torch.ones(1, WIDE_TILE, 1, head_dim, device=device, dtype=dtype)
-    out = torch.zeros_like(tokens)
+    generator = torch.Generator(device).manual_seed(0)
+    size = (3, 1, WIDE_TILE, 1, head_dim)
+    query, key, value = torch.randn(size, generator=generator, device=device, dtype=dtype)
+    out = torch.zeros_like(query)
     try:
         inner = partial(import_module("flash_attn.cute.interface")._flash_attn_fwd, **tiles)
-        inner(tokens, tokens, tokens, out=out, return_lse=True)
+        inner(query, key, value, out=out, return_lse=True)
     except Exception:  # it is not meant for others, and may be any other way
         return None
-    return inner if torch.equal(out, tokens) else None
+    return inner if torch.allclose(out, _scaled_dot_product(query, key, value), atol=0.02) else None
 
 
 def _cut(kernel: WithLogSums, device: torch.device, head_dim: int, fuse: Fuse) -> Kernel:

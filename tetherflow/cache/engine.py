@@ -17,7 +17,6 @@ from tetherflow.cache.layout import Layout
 from tetherflow.cache.leaving import Departure, make_room
 from tetherflow.cache.passes import CachePasses, Phase
 from tetherflow.cache.placing import Placing
-from tetherflow.cache.rounding import Rounding, exact
 from tetherflow.cache.viewing import look
 from tetherflow.errors import LayoutError, TetherflowError
 
@@ -50,7 +49,7 @@ class CacheEngine(CachePasses):
         share_rotated: whether layers take turns with one buffer of rotated keys, and rotate in every pass: a
             third less memory where there is such a buffer, and the same bits.
         fuse: makes kernels of what is done to large tensors.
-        rounding: rounds the keys and values that attention reads.
+        coarse: whether the keys and values that attention reads are rounded (`cache.rounding`).
 
     Raises:
         LayoutError: The regions or the unit do not suit the policy, or units do not divide a frame.
@@ -73,7 +72,7 @@ class CacheEngine(CachePasses):
         chunk_frames: int | None = None,
         share_rotated: bool = False,
         fuse: Fuse = step_by_step,
-        rounding: Rounding = exact,
+        coarse: bool = False,
     ) -> None:
         self.chunk_frames = layout.recent if chunk_frames is None else chunk_frames
         super().__init__(
@@ -87,14 +86,14 @@ class CacheEngine(CachePasses):
             chunk_frames=self.chunk_frames,
             share_rotated=share_rotated,
             fuse=fuse,
-            rounding=rounding,
+            coarse=coarse,
         )
         self.shape = shape
         self.policy = policy
         self.rotary = rotary
         self.positions = positions
         self.attention = attention
-        self.placing = Placing(rotary, shape, self.layout, positions, self.device, fuse, rounding)
+        self.placing = Placing(rotary, shape, self.layout, positions, self.device, fuse, coarse)
         self.beside = Beside(self.device)
         self.checks = Checks(strict=strict, beside=self.beside)
         self.phase = Phase.IDLE

@@ -177,14 +177,26 @@ class CachePasses(CacheState):
     def _take(
         self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue
     ) -> tuple[View, Tensor, Tensor]:
-        """Take in a pass's keys and values; returns what is read then, and queries by frame and rotated."""
+        """Take in a pass's keys and values.
+
+        Args:
+            layer: index of the layer.
+            query: unrotated, `[B, F*T, H, D]`.
+            read: what `rest` reads.
+            rest: computes keys and values.
+
+        Returns:
+            What is read then, and queries by frame, unrotated, and rotated.
+        """
         store, uses = self.layers[layer], self.policy.uses
         query = query.unflatten(1, (-1, self.shape.tokens))  # by frame
         stays = self.phase is Phase.COMMIT and store.rotated is not None
         decides = self._decides(layer)
         self.beside.join()  # what the layer before left to be done beside its attention
         turned: Tensor | None = None
-        with self.beside(query, *read) if decides else nullcontext():  # a decision looks at queries alone
+        # A decision looks at queries alone. What is made beside it may be freed without a word: nothing else
+        # is made there before the next `beside`, which waits for all that reads it here.
+        with self.beside(query, *read) if decides else nullcontext():
             key, value = rest()
             key = key.unflatten(1, (-1, self.shape.tokens))
             if stays:  # before memory is decided, since its stages may read them
@@ -199,7 +211,7 @@ class CachePasses(CacheState):
         view = self._views[layer]
         if store.shared:
             self.placing.rotate(store, range(self._history), view.placement)
-        written()
+        written()  # before any of it is read here
         if turned is None:
             turned = self._write(layer, query, key, None if stays else value)
         self.beside.launch()

@@ -10,7 +10,7 @@ from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import put, take
 from tetherflow.cache.interfaces import CacheShape, Positions, Rotary, Unpacks, Writes
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.rounding import Rounding, coarse, exact
+from tetherflow.cache.rounding import rounded
 from tetherflow.cache.store import LayerStore
 
 
@@ -27,7 +27,7 @@ class Placing:
         positions: where units stand by default.
         device: where the cache lives.
         fuse: makes kernels of the rotation of large tensors.
-        rounding: rounds rotated keys, and values.
+        coarse: whether rotated keys, and values, are rounded (`cache.rounding`).
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Placing:
         positions: Positions,
         device: torch.device,
         fuse: Fuse = step_by_step,
-        rounding: Rounding = exact,
+        coarse: bool = False,
     ) -> None:
         self.rotary = rotary
-        self.rounding = rounding
+        self.coarse = coarse
         self.parts = layout.parts
         self._frame_tokens = shape.tokens
         self.positions = positions
@@ -88,19 +88,18 @@ class Placing:
         Returns:
             The rotated queries `[B, F*T, H, D]`.
         """
-        return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values, self.rounding)
+        return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values, self.coarse)
 
     def write_packed(
         self, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """The same for queries, keys and values in one tensor `[B, F*T, 3, H, D]`, normalised here."""
         if isinstance(source, Writes):
-            small = self.rounding is coarse
-            turned = source.write(packed, self.rotary, phases, keys, values, coarse=small)
+            turned = source.write(packed, self.rotary, phases, keys, values, coarse=self.coarse)
             if turned is not None:
                 return turned
         return self.fuse(_write_packed)(
-            self.rotary, packed, source, phases, keys, values, self._frame_tokens, self.rounding
+            self.rotary, packed, source, phases, keys, values, self._frame_tokens, self.coarse
         )
 
     def query_of(self, packed: Tensor, source: Unpacks) -> Tensor:
@@ -118,7 +117,7 @@ class Placing:
             return
         phases = self._phases(store, slots, ranks, placement)
         rotate = _rotate_steps if self.fuse is step_by_step else self.fuse(_rotate)
-        rotate(self.rotary, store.keys, store.rotated, store.book.row, slots, phases, self.rounding)
+        rotate(self.rotary, store.keys, store.rotated, store.book.row, slots, phases, self.coarse)
 
     def turn(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
         """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""
@@ -163,11 +162,11 @@ def _write_packed(
     keys: Tensor,
     values: Tensor,
     tokens: int,
-    rounding: Rounding = exact,
+    coarse: bool = False,
 ) -> Tensor:
     query, (key, value) = source.query_of(packed), source.key_value_of(packed)
     query, key = (x.unflatten(1, (-1, tokens)) for x in (query, key))
-    return _write(rotary, query, key, value, phases, keys, values, rounding)
+    return _write(rotary, query, key, value, phases, keys, values, coarse)
 
 
 def _write(
@@ -178,11 +177,11 @@ def _write(
     phases: Tensor,
     keys: Tensor,
     values: Tensor,
-    rounding: Rounding,
+    coarse: bool,
 ) -> Tensor:
     if value is not None:
-        values.copy_(rounding(value))
-    keys.copy_(rounding(rotary.turn(key, phases).flatten(1, 2)))
+        values.copy_(rounded(value, coarse=coarse))
+    keys.copy_(rounded(rotary.turn(key, phases).flatten(1, 2), coarse=coarse))
     return rotary.turn(query, phases).flatten(1, 2)
 
 
@@ -193,10 +192,10 @@ def _rotate(
     row: Tensor,
     slots: Tensor,
     phases: Tensor,
-    rounding: Rounding,
+    coarse: bool,
 ) -> None:
     """Rotate the keys in some slots `[B, n]` into the same slots of another buffer, as it compiles."""
-    rotated[row, slots] = rounding(rotary.turn(keys[row, slots], phases))
+    rotated[row, slots] = rounded(rotary.turn(keys[row, slots], phases), coarse=coarse)
 
 
 def _rotate_steps(
@@ -206,10 +205,10 @@ def _rotate_steps(
     row: Tensor,
     slots: Tensor,
     phases: Tensor,
-    rounding: Rounding,
+    coarse: bool,
 ) -> None:
     """The same with indexing that is faster by itself."""
-    put(rotated, row, slots, rounding(rotary.turn(take(keys, row, slots), phases)))
+    put(rotated, row, slots, rounded(rotary.turn(take(keys, row, slots), phases), coarse=coarse))
 
 
 def _columns(placement: Placement, ranks: Ranks, device: torch.device) -> Tensor:

@@ -103,6 +103,7 @@ def recall(
         store.write_units(targets, store.waiting_units(newcomers.shape[1]))
         return Decision(selection, losers, dropped)
     store.book.move(newcomers, targets, statistics=False)
+    store.round(edited)
     store.write_units(targets, edited)  # at once to where they go, which spares a copy
     site.beside.later(partial(store.write_statistics, targets, edited))
     return Decision(selection, losers, dropped)

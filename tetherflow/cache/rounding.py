@@ -5,28 +5,23 @@ Attention over a full cache runs at the limit of an H100's power, so that it run
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch import Tensor
 
-Rounding = Callable[[Tensor], Tensor]
-"""What is done to keys and values before attention reads them; done twice, it changes nothing more."""
-
 BITS: Final = 4
-"""Bits after the leading one that `coarse` leaves; bfloat16 has 7, e4m3 has 3."""
-_STEP: Final = 1 << (7 - BITS)
+"""Bits after the leading one that coarse numbers have; bfloat16 has 7, e4m3 has 3."""
+STEP: Final = 1 << (7 - BITS)
+"""As integers, the bits of a coarse number in bfloat16 are a multiple of it."""
 
 
-def exact(x: Tensor) -> Tensor:
-    """The same numbers."""
-    return x
+def rounded(x: Tensor, *, coarse: bool) -> Tensor:
+    """Bfloat16 numbers, each rounded to BITS bits if it is to be coarse; of other types, the same.
 
-
-def coarse(x: Tensor) -> Tensor:
-    """Bfloat16 numbers, each rounded to BITS bits after the leading one; of other types, the same."""
-    if x.dtype != torch.bfloat16:
+    What is not finite stays as it is. Done twice, it changes nothing more.
+    """
+    if not coarse or x.dtype != torch.bfloat16:
         return x
-    rounded = ((x.view(torch.int16) + _STEP // 2) & -_STEP).view(torch.bfloat16)
-    return torch.where(x.isfinite(), rounded, x)
+    nearest = ((x.view(torch.int16) + STEP // 2) & -STEP).view(torch.bfloat16)
+    return torch.where(x.isfinite(), nearest, x)

@@ -15,7 +15,6 @@ from tetherflow.cache.fusing import Fuse
 from tetherflow.cache.indexing import close_up
 from tetherflow.cache.interfaces import CacheShape, Policy, Positions
 from tetherflow.cache.layout import Layout, Regions
-from tetherflow.cache.rounding import Rounding
 from tetherflow.cache.store import LayerStore, StoreShape
 from tetherflow.errors import TetherflowError
 
@@ -37,7 +36,7 @@ class CacheState:
             as the recent region has if the policy lets more leave than must.
         share_rotated: whether layers take turns with one buffer of rotated keys.
         fuse: makes kernels of what is done to large tensors.
-        rounding: rounds values.
+        coarse: whether values are rounded (`cache.rounding`).
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class CacheState:
         chunk_frames: int,
         share_rotated: bool,
         fuse: Fuse,
-        rounding: Rounding,
+        coarse: bool,
     ) -> None:
         self.layout = layout
         self.batch = batch
@@ -79,7 +78,7 @@ class CacheState:
                 rotated=rotated,
                 sides=sides,
                 fuse=fuse,
-                rounding=rounding,
+                coarse=coarse,
             )
             for row in range(0, shape.layers * batch, batch)
         ]

@@ -13,7 +13,7 @@ from tetherflow.cache.answers import Ranks, SideStore
 from tetherflow.cache.book import Book
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.indexing import move, pick, put, take, take_into
-from tetherflow.cache.rounding import Rounding, exact
+from tetherflow.cache.rounding import rounded
 from tetherflow.cache.statistics import Statistics, moments
 
 NO_SIDES: Final[Mapping[str, Mapping[str, SideStore]]] = {}
@@ -75,7 +75,7 @@ class LayerStore:
             buffer for them `[B, K, T, H, D]`, which layers take in turns.
         sides: what each stage keeps beside the cache, by the stage's name and the store's.
         fuse: makes kernels of what is done to large tensors.
-        rounding: rounds values. Keys are rounded once they are rotated (`cache.placing`).
+        coarse: whether values are rounded (`cache.rounding`); keys are, once rotated (`cache.placing`).
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class LayerStore:
         rotated: bool | Tensor,
         sides: Mapping[str, Mapping[str, SideStore]] = NO_SIDES,
         fuse: Fuse = step_by_step,
-        rounding: Rounding = exact,
+        coarse: bool = False,
     ) -> None:
         self.shape = shape
-        self.rounding = rounding
+        self.coarse = coarse
         self.book = book
         self.fuse = fuse
         device = book.origins.device
@@ -162,22 +162,22 @@ class LayerStore:
     def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
         """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row; `pool` should follow."""
         held = (buffer[:, slots.start : slots.stop].flatten(1, 2) for buffer in (self.keys, self.values))
-        self.fuse(_copy)(self.rounding, keys, values, *held)
+        self.fuse(_copy)(self.coarse, keys, values, *held)
 
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
+        self.round(units)
         self.write_units(slots, units)
         self.write_statistics(slots, units)
 
     def write_units(self, slots: Tensor, units: Tensor) -> None:
         """Of all that `write` writes, only keys and values; a slot's own unit may come from where it is."""
-        if self.rounding is exact:
-            put(self.units, self.book.row, slots, units, lead=1)
-        elif self.fuse is step_by_step:
-            units = torch.stack([units[0], self.rounding(units[1])])
-            put(self.units, self.book.row, slots, units, lead=1)
-        else:
-            self.fuse(_put)(self.rounding, self.units, self.book.row, slots, units)
+        put(self.units, self.book.row, slots, units, lead=1)
+
+    def round(self, units: Tensor) -> None:
+        """Round the values among keys and values `[2, B, n, T, H, D]`, in place, if they are to be coarse."""
+        if self.coarse:
+            self.fuse(_round)(units[1])
 
     def write_statistics(self, slots: Tensor, units: Tensor) -> None:
         """Note the statistics of the units `[2, B, n, T, H, D]` that are in `slots` `[B, n]`."""
@@ -270,16 +270,13 @@ def _in_time(origins: Tensor) -> Tensor:
     return origins.argsort(dim=1)
 
 
-def _copy(rounding: Rounding, keys: Tensor, values: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
+def _copy(coarse: bool, keys: Tensor, values: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
     to_keys.copy_(keys)
-    to_values.copy_(rounding(values))
+    to_values.copy_(rounded(values, coarse=coarse))
 
 
-def _put(rounding: Rounding, buffer: Tensor, row: Tensor, slots: Tensor, units: Tensor) -> None:
-    """Write keys and values `[2, B, n, …]`, the values rounded, as it compiles."""
-    keys, values = buffer.unbind()
-    keys[row, slots] = units[0]
-    values[row, slots] = rounding(units[1])
+def _round(values: Tensor) -> None:
+    values.copy_(rounded(values, coarse=True))
 
 
 def _norms(keys: Tensor) -> Tensor:

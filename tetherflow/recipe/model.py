@@ -225,7 +225,8 @@ class Runtime(Section):
     attention: AttentionName = Field(
         default="auto",
         description="Attention kernel. On a GPU auto takes the first that works of flash-attn-4, cudnn, "
-        "flash and plain (torch's own choice); on the CPU it is plain. math is the reference.",
+        "flash and plain (torch's own choice); on the CPU it is plain. math is the reference. A compiled "
+        "backbone may have a kernel of its own for prompts.",
     )
     compile: Literal["auto", "always", "never"] = Field(
         default="auto",

@@ -71,13 +71,9 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: Key = ()) ->
     """
     schema = model.model_json_schema()
     problems = []
-    found = error.errors(include_url=False)
-    for details in found:
-        length = len(details["loc"])
-        if details["type"] == "too_short" and any(
-            other["loc"][:length] == details["loc"] and len(other["loc"]) > length for other in found
-        ):
-            continue  # only because entries that are wrong do not count
+    for details in error.errors(include_url=False):
+        if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
+            continue  # only because entries that are wrong, of which there is more to say, do not count
         cause = details.get("ctx", {}).get("error")
         inner = cause.key if isinstance(cause, Misfit) else ()
         place = (step for step in details["loc"] if step not in KINDS)

@@ -11,7 +11,6 @@ import torch
 from tetherflow.backbone import Backbone
 from tetherflow.cache.attention import Attention, attention_for
 from tetherflow.cache.fusing import Fuse, compiled, step_by_step
-from tetherflow.cache.rounding import coarse, exact
 from tetherflow.recipe import Recipe, backbone_of, layout_of, pipeline_of, unit_of
 from tetherflow.rollout.batches import threads_of
 from tetherflow.rollout.devices import accelerator_of, dtype_of
@@ -51,7 +50,7 @@ def open_session(recipe: Recipe, device: torch.device, backbone: Backbone | None
         low_memory=recipe.runtime.memory == "low",
         fuse=_fuse_of(recipe, device, backbone),
         graphs=recipe.runtime.graphs == "auto",
-        rounding=coarse if recipe.runtime.matmul == "fp8" else exact,
+        coarse=recipe.runtime.matmul == "fp8",
     )
 
 

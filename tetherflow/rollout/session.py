@@ -17,7 +17,6 @@ from tetherflow.cache.events import Event
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
-from tetherflow.cache.rounding import Rounding, exact
 from tetherflow.errors import LayoutError
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
 from tetherflow.rollout.graphs import GraphedTransformer
@@ -67,7 +66,7 @@ class Session:
             decoding waits its turn, and text encoder and autoencoder leave the device when idle.
         fuse: makes kernels of what the cache does to large tensors.
         graphs: whether to replay recorded passes (CUDA graphs) on a GPU, unless memory is to be saved.
-        rounding: rounds the keys and values that attention reads.
+        coarse: whether the keys and values that attention reads are rounded (`cache.rounding`).
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Session:
         low_memory: bool = False,
         fuse: Fuse = step_by_step,
         graphs: bool = True,
-        rounding: Rounding = exact,
+        coarse: bool = False,
     ) -> None:
         self.backbone = backbone
         self.layout = layout
@@ -99,7 +98,7 @@ class Session:
         self.attention = attention
         self.low_memory = low_memory
         self.fuse = fuse
-        self.rounding = rounding
+        self.coarse = coarse
         self.graphs = graphs and self.device.type == "cuda" and not low_memory
         self.settings: SamplerSettings = backbone.sampler
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
@@ -112,6 +111,8 @@ class Session:
         self.sampler = Sampler(
             backbone.transformer, Schedule.of(self.settings), self.settings.context_timestep, dtype
         )
+        # One for all chunks: torch has 32 streams, and a later one might be busy with something else.
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.cache: CacheEngine | None = None
         self.history: LatentHistory | None = None
 
@@ -137,7 +138,7 @@ class Session:
             chunk_frames=self.chunk_frames,
             share_rotated=self.low_memory,
             fuse=self.fuse,
-            rounding=self.rounding,
+            coarse=self.coarse,
         )
 
     @torch.inference_mode()
@@ -196,7 +197,7 @@ class Session:
                 self.sampler.prefill(cache, track.text, latents)
             else:
                 frames = min(self.chunk_frames, latent_frames - done)
-                noise = self._noise(generators, frames)
+                noise = self.noise(generators, frames)
                 latents = self.sampler.denoise(cache, track.text, noise, predict=predict)
             if history is not None:
                 history.append(latents)
@@ -223,8 +224,10 @@ class Session:
             newer -= latents.shape[1]
             self.sampler.rewrite(cache, text, latents, newer)
 
-    def _noise(self, generators: Sequence[torch.Generator], frames: int) -> NoiseSource:
-        return NoiseSource(generators, (frames, *self.backbone.latent_shape), self.device)
+    def noise(self, generators: Sequence[torch.Generator], frames: int) -> NoiseSource:
+        """What draws the noise of a chunk of so many latent frames, each sample's from its generator."""
+        shape = (frames, *self.backbone.latent_shape)
+        return NoiseSource(generators, shape, self.device, self._copies)
 
 
 @attrs.frozen(eq=False)
@@ -235,27 +238,24 @@ class NoiseSource:
         generators: one a sample, on the CPU.
         shape: of one sample's noise.
         device: where the noise goes.
+        copies: a GPU's stream that copies it there; None on a CPU.
     """
 
     generators: Sequence[torch.Generator]
     shape: tuple[int, ...]
     device: torch.device
-    _copies: torch.cuda.Stream | None = attrs.field(init=False)
-
-    @_copies.default
-    def _own_stream(self) -> torch.cuda.Stream | None:
-        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+    copies: torch.cuda.Stream | None = None
 
     def __call__(self, step: int) -> Tensor:
         """Standard normal noise for the next pass, float32 `[B, *shape]`; `step` only says which."""
         noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
-        if self._copies is None:
+        if self.copies is None:
             return noise.to(self.device)
         # A copy from pageable memory would wait for the device, and one in its stream for the pass before.
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self.copies):
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         now = torch.cuda.current_stream(self.device)
-        now.wait_stream(self._copies)
+        now.wait_stream(self.copies)
         noise.record_stream(now)
         return noise
 

@@ -15,12 +15,13 @@ from tetherflow_backbones.causal_wan.modulation import gated, modulate
 
 
 class Tokens(NamedTuple):
-    """Normalised tokens, as a linear layer takes them.
+    """Tokens as a linear layer takes them.
 
     Attributes:
         values: `[B, L, dim]`; in e4m3 if they have been quantised within the limit.
-        limit: Euclidean norm that none of them exceeds, float32 scalar; None unless the layer is in 8 bits.
-        squares: their norms squared, float32 `[B, L]`; None unless they have been quantised.
+        limit: what no number of them exceeds, float32 scalar, being what no normalised token's norm exceeds,
+            or no value that was attended to; None unless the layer is in 8 bits.
+        squares: their norms squared, float32 `[B, L]`; None unless `add_norm` has quantised them.
     """
 
     values: Tensor

@@ -173,7 +173,7 @@ class CrossAttention(Projections):
 
     def attend(self, query: Tensor, prompt: Prompt, attention: Attention) -> Tokens:
         """Attend from queries `[B, L, heads, head_dim]`; gives tokens `[B, L, dim]`."""
-        # Where all of a prompt is to be attended to, other kernels are faster, but none rounds.
+        # Where there are all tokens of a prompt, other kernels are faster, but none of them rounds.
         if self.fused and (prompt.alike > 1 or prompt.limit is not None):
             tokens: Tokens = attention.watch(attend_prompt)(query, *prompt)
             return tokens
@@ -186,7 +186,7 @@ class Block(nn.Module):
     Attributes:
         longest: Euclidean norm that no token exceeds of which cross-attention makes queries, float32 scalar;
             None unless products are in 8 bits.
-        attention: computes cross-attention.
+        attention: computes cross-attention, where no kernel of its own does.
     """
 
     longest: Tensor | None

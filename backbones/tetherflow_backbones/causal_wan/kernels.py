@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tetherflow.cache.rounding import BITS
+from tetherflow.cache.rounding import STEP
 from tetherflow.fp8_products import LARGEST, SMALLEST
 
 _QUERIES: Final = 64
@@ -133,7 +133,7 @@ def write_packed(
             dim=dim,
             block=triton.next_power_of_2(dim),
             head_dim=head_dim,
-            step=1 << (7 - BITS) if coarse and packed.dtype == torch.bfloat16 else 0,
+            step=STEP if coarse and packed.dtype == torch.bfloat16 else 0,
             num_warps=2 * _share(dim),
         )
 

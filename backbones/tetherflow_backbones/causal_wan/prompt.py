@@ -80,11 +80,12 @@ def attend_prompt(query: Tensor, key: Tensor, value: Tensor, alike: int, limit: 
     return Tokens(out.flatten(2), limit)
 
 
-def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether `attend_prompt` runs on a device, where other kernels in Triton do, found out by running it."""
+def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int, *, in_8_bits: bool = False) -> bool:
+    """Whether `attend_prompt` runs on a device where other kernels in Triton do, found out by running it."""
     ones = torch.ones(1, 1, 1, head_dim, device=device, dtype=dtype)
+    limit = torch.ones((), device=device) if in_8_bits else None
     try:
-        attend_prompt(ones, *Prompt(ones, ones))
+        attend_prompt(ones, *Prompt(ones, ones, limit=limit))
     except Exception as error:  # a compiler may say so in any way
         reason = str(error).strip().split("\n")[0]
         warnings.warn(

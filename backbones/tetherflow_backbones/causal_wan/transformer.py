@@ -82,7 +82,7 @@ class CausalWanTransformer(nn.Module):
     def tune(self, tuning: Tuning, backend: str = "inductor") -> None:
         """Compute as a recipe's runtime asks, for inference only.
 
-        8-bit products replace the weights and cannot be undone.
+        8-bit products replace the weights and cannot be undone. Prompts are to be prepared afterwards.
 
         Args:
             tuning: what it asks.
@@ -93,13 +93,14 @@ class CausalWanTransformer(nn.Module):
         """
         weight, arch = self.patch_embedding.weight, self.arch
         fused = tuning.compile and kernels_run(weight.device, weight.dtype)
-        on_prompt = fused and kernel_runs(weight.device, weight.dtype, arch.head_dim)
-        if tuning.products == "fp8":
+        in_8_bits = tuning.products == "fp8"
+        if in_8_bits:
             require_fp8(weight.device, weight.dtype)
+        on_prompt = fused and kernel_runs(weight.device, weight.dtype, arch.head_dim, in_8_bits=in_8_bits)
         for block in self._blocks():
             block.attention = tuning.attention
             block.self_attn.fused, block.cross_attn.fused = fused, on_prompt
-            if tuning.products == "fp8":
+            if in_8_bits:
                 block.quantise()
         kind = type(self)
         self._glue = None
@@ -151,7 +152,7 @@ class CausalWanTransformer(nn.Module):
         *,
         keeps: bool = False,
     ) -> Tensor:
-        """Patches of the flow; if an engine is but to keep the last block's keys and values, some tokens."""
+        """Patches of the flow; if the last block's keys are but to be kept, tokens, which are of no use."""
         glue = self._glue
         if glue is None or glue.frames != latents.shape[1]:
             return self._run_plain(latents, timesteps, text, cache, keeps=keeps)
