@@ -128,18 +128,19 @@ def test_autoencoder_leaves_the_gpu_when_it_rests() -> None:
 
 def test_low_memory_decodes_chunk_after_chunk() -> None:
     """A rollout loads the autoencoder itself, and moves it off the GPU and back between chunks."""
-    videos = []
-    for memory in ("normal", "low"):
-        session = session_for(f"runtime.memory={memory}", "runtime.attention=cudnn")
-        torch.cuda.reset_peak_memory_stats()
-        stream = session.stream(["a red circle"], latent_frames=9, seeds=[0])
-        frames = [chunk.frames for chunk in stream]
-        videos.append(torch.cat([each.cpu().float() for each in frames if each is not None], dim=1))
-        print(f"\n{memory} memory with decoding: peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
-        del session, stream, frames
-        torch.cuda.empty_cache()
-    assert torch.cuda.max_memory_allocated() < 22 * 2**30  # a card of 24 GB
-    assert (videos[0] - videos[1]).abs().mean() < 4  # of 255
+    session = session_for("runtime.memory=low", "runtime.attention=cudnn")
+    torch.cuda.reset_peak_memory_stats()
+    chunks = list(session.stream(["a red circle"], latent_frames=9, seeds=[0]))
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    print(f"\nlow memory with decoding: peak {peak:.2f} GiB")
+    assert peak < 22  # a card of 24 GB has as much to give
+    del session
+    torch.cuda.empty_cache()
+    decoder = session_for().backbone.decoder()
+    for chunk in chunks:
+        assert chunk.frames is not None
+        usual = decoder(chunk.latents)
+        assert (chunk.frames.to(CUDA).int() - usual.int()).abs().float().mean() < 2  # of 255
 
 
 @torch.inference_mode()
