@@ -163,6 +163,17 @@ def test_occupancy_is_the_published_one(unit: Unit) -> None:
     assert held[12 * parts :] == list(range(32 * parts, 36 * parts))
 
 
+def test_what_a_flush_leaves_of_memory_does_not_count_as_recent() -> None:
+    """Although recent has room for it: of the two frames that are left it holds the newest alone."""
+    engine = MODEL.engine(Layout(0, 2, 2), deep_forcing(recent=1), positions="absolute")
+    run(engine, write_script(MODEL, [2, 2, 1]))
+    assert (len(engine.regions.memory), len(engine.regions.recent)) == (2, 1)
+    engine.switch(Event("flush", 5))
+    assert engine.held == 2
+    assert (len(engine.regions.memory), len(engine.regions.recent)) == (1, 1)
+    assert engine.origins()[..., -1].eq(4).all()
+
+
 def shown(selected: list[float], capacity: int) -> Candidates:
     keys = torch.zeros(1, len(selected), 1, 1, 2)
     return Candidates(

@@ -181,8 +181,8 @@ class CacheEngine(CachePasses):
         ranks = range(standing, self.held - frames * self.layout.parts)
         self.vacate([store.at(ranks) for store in self.layers])
         self._history, self._incoming = self.held - len(ranks), 0
-        # Of what stays, what recent has no room for may have come from memory.
-        self._memory = max(0, self._history - standing - self.layout.recent)
+        # Memory goes first. Recent may have been half empty, where more was sent away than had to go.
+        self._memory = max(0, self._memory - len(ranks))
         self._stale = ranks.start
         self.sort()
 
