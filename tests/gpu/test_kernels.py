@@ -14,13 +14,13 @@ from tetherflow.cache.rounding import rounded
 from tetherflow.fp8 import quantise
 from tetherflow.tuning import Tuning
 from tetherflow_backbones.causal_wan import Architecture, WanRotary
-from tetherflow_backbones.causal_wan.add_norm import add_norm, kernels_run
+from tetherflow_backbones.causal_wan.add_norm import add_norm, add_norm_runs
 from tetherflow_backbones.causal_wan.block import LayerNorm, SelfAttention
 from tetherflow_backbones.causal_wan.prompt import (
     Prompt,
     attend_prompt,
+    attend_prompt_runs,
     attend_whole,
-    kernel_runs,
     without_padding,
 )
 
@@ -43,7 +43,7 @@ def test_kernel_adds_and_normalises(
     dtype: torch.dtype, error: float, batch: int, frames: int, tokens: int, dim: int, gated: bool, small: bool
 ) -> None:
     """As step by step in float32. Modulations lie apart in memory; a norm's own scale is all frames'."""
-    assert kernels_run(CUDA, dtype)
+    assert add_norm_runs(CUDA, dtype)
     torch.manual_seed(0)
     x, branch = torch.randn(2, batch, frames * tokens, dim, device=CUDA, dtype=dtype)
     shift, scale, gate = torch.randn(batch, frames, 3, 1, dim, device=CUDA, dtype=dtype).unbind(2)
@@ -130,7 +130,7 @@ def test_kernel_attends_to_prompts(
     head_dim: int,
 ) -> None:
     """As attention in float32 to all of the padding; prompts of a batch have lengths of their own."""
-    assert kernel_runs(CUDA, dtype, head_dim)
+    assert attend_prompt_runs(CUDA, dtype, head_dim)
     torch.manual_seed(0)
     context = torch.randn(batch, 512, heads * head_dim, device=CUDA, dtype=dtype)
     for row, length in zip(context, tokens, strict=True):
@@ -152,7 +152,7 @@ def test_kernel_attends_to_prompts(
 
 def test_heads_that_the_kernel_does_not_compute_do_without() -> None:
     with pytest.warns(RuntimeWarning, match="does without a kernel of its own"):
-        assert not kernel_runs(CUDA, torch.bfloat16, 24)
+        assert not attend_prompt_runs(CUDA, torch.bfloat16, 24)
 
 
 def _last(buffers: torch.Tensor, frames: int) -> tuple[torch.Tensor, ...]:

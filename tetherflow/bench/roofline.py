@@ -71,13 +71,9 @@ class Roofline:
     """The floors of one recipe's chunk, with every kernel that the device has.
 
     Attributes:
-        kernel: the recipe's attention kernel.
-        products: the recipe's kind of products.
         floors: the operations.
     """
 
-    kernel: str
-    products: str
     floors: tuple[Floor, ...]
 
     @property
@@ -151,7 +147,7 @@ def measure_roofline(session: Session, tuning: Tuning, prompt: str) -> Roofline:
             multiply = _product(session, product, in_8_bits=in_8_bits)
             own = kind == tuning.products
             floors.append(Floor.timed(PRODUCT, kind, product, passes * calls, multiply, device, own=own))
-    return Roofline(session.attention.name, tuning.products, tuple(floors))
+    return Roofline(tuple(floors))
 
 
 def _kernels(session: Session) -> Iterator[Attention]:

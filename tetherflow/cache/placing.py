@@ -116,8 +116,8 @@ class Placing:
         if store.rotated is None or not slots.shape[1]:
             return
         phases = self._phases(store, slots, ranks, placement)
-        rotate = _rotate_steps if self.fuse is step_by_step else self.fuse(_rotate)
-        rotate(self.rotary, store.keys, store.rotated, store.book.row, slots, phases, self.coarse)
+        row = store.book.row
+        self.fuse(_rotate)(self.rotary, store.keys, store.rotated, row, slots, phases, self.coarse)
 
     def turn(self, x: Tensor, positions: Tensor, parts: Tensor) -> Tensor:
         """Rotate units `[B, n, T, H, D]` to positions `[B, n]`, being those parts of a frame `[B, n]`."""
@@ -194,21 +194,11 @@ def _rotate(
     phases: Tensor,
     coarse: bool,
 ) -> None:
-    """Rotate the keys in some slots `[B, n]` into the same slots of another buffer, as it compiles."""
-    rotated[row, slots] = rounded(rotary.turn(keys[row, slots], phases), coarse=coarse)
-
-
-def _rotate_steps(
-    rotary: Rotary,
-    keys: Tensor,
-    rotated: Tensor,
-    row: Tensor,
-    slots: Tensor,
-    phases: Tensor,
-    coarse: bool,
-) -> None:
-    """The same with indexing that is faster by itself."""
-    put(rotated, row, slots, rounded(rotary.turn(take(keys, row, slots), phases), coarse=coarse))
+    """Rotate the keys in some slots `[B, n]` into the same slots of another buffer."""
+    if torch.compiler.is_compiling():
+        rotated[row, slots] = rounded(rotary.turn(keys[row, slots], phases), coarse=coarse)
+    else:  # indexing that is faster by itself
+        put(rotated, row, slots, rounded(rotary.turn(take(keys, row, slots), phases), coarse=coarse))
 
 
 def _columns(placement: Placement, ranks: Ranks, device: torch.device) -> Tensor:

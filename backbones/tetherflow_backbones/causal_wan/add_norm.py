@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tetherflow.fp8_products import FP8
 from tetherflow_backbones.causal_wan.modulation import gated, modulate
+from tetherflow_backbones.causal_wan.own_kernels import kernels, runs
 
 
 class Tokens(NamedTuple):
@@ -83,8 +81,9 @@ def add_norm_fused(
         that, float32 `[B, L]`, empty if there is none.
     """
     out, values, squares = _empty(x, limit)
-    own = kernels()
-    own.add_norm(x.contiguous(), branch.contiguous(), gate, scale, shift, eps, limit, out, values, squares)
+    kernels().add_norm(
+        x.contiguous(), branch.contiguous(), gate, scale, shift, eps, limit, out, values, squares
+    )
     return out, values, squares
 
 
@@ -97,26 +96,12 @@ def _empty(x: Tensor, limit: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 add_norm_fused.register_fake(lambda x, *given: _empty(x, given[-1]))
 
 
-def kernels_run(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels in Triton run on a device, found out by running one."""
+def add_norm_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `add_norm_fused` runs on a device, and with it the like of it."""
     if device.type != "cuda" or kernels() is None:
         return False
     ones = torch.ones(1, 1, 16, device=device, dtype=dtype)
-    try:
-        add_norm_fused(ones, ones, None, ones[None], ones[None], 1e-6, None)
-    except Exception as error:  # a compiler that does not know the device may say so in any way
-        reason = str(error).strip().split("\n")[0]
-        warnings.warn(
-            f"norms and rotations do without kernels of their own ({reason})", RuntimeWarning, stacklevel=2
-        )
-        return False
-    return True
-
-
-@cache
-def kernels() -> Any:
-    """The module of kernels in Triton; None where there is none."""
-    try:
-        return import_module("tetherflow_backbones.causal_wan.kernels")
-    except ImportError:
-        return None
+    return runs(
+        "norms and rotations do",
+        lambda: add_norm_fused(ones, ones, None, ones[None], ones[None], 1e-6, None),
+    )

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tetherflow.cache import Rotary
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.fp8 import Fp8Linear
-from tetherflow_backbones.causal_wan.add_norm import Tokens, add_norm, kernels
+from tetherflow_backbones.causal_wan.add_norm import Tokens, add_norm
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.feed_forward import FeedForward, in_8_bits, product
 from tetherflow_backbones.causal_wan.modulation import (
@@ -24,6 +24,7 @@ from tetherflow_backbones.causal_wan.modulation import (
     longest_norm,
     modulate,
 )
+from tetherflow_backbones.causal_wan.own_kernels import kernels
 from tetherflow_backbones.causal_wan.prompt import Prompt, attend_prompt, attend_whole
 from tetherflow_backbones.causal_wan.rotary import WanRotary
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from tetherflow.cache.attention import Attention
 from tetherflow.fp8_products import FP8
-from tetherflow_backbones.causal_wan.add_norm import Tokens, kernels
+from tetherflow_backbones.causal_wan.add_norm import Tokens
+from tetherflow_backbones.causal_wan.own_kernels import kernels, runs
 
 
 class Prompt(NamedTuple):
@@ -80,16 +80,10 @@ def attend_prompt(query: Tensor, key: Tensor, value: Tensor, alike: int, limit: 
     return Tokens(out.flatten(2), limit)
 
 
-def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int, *, in_8_bits: bool = False) -> bool:
-    """Whether `attend_prompt` runs on a device where other kernels in Triton do, found out by running it."""
+def attend_prompt_runs(
+    device: torch.device, dtype: torch.dtype, head_dim: int, *, in_8_bits: bool = False
+) -> bool:
+    """Whether `attend_prompt` runs on a device where other kernels of our own do."""
     ones = torch.ones(1, 1, 1, head_dim, device=device, dtype=dtype)
     limit = torch.ones((), device=device) if in_8_bits else None
-    try:
-        attend_prompt(ones, *Prompt(ones, ones, limit=limit))
-    except Exception as error:  # a compiler may say so in any way
-        reason = str(error).strip().split("\n")[0]
-        warnings.warn(
-            f"attention on prompts does without a kernel of its own ({reason})", RuntimeWarning, stacklevel=2
-        )
-        return False
-    return True
+    return runs("attention on prompts does", lambda: attend_prompt(ones, *Prompt(ones, ones, limit=limit)))

@@ -17,11 +17,11 @@ from torch.nn import functional
 from tetherflow.cache import CacheEngine
 from tetherflow.fp8 import require_fp8
 from tetherflow.tuning import Tuning
-from tetherflow_backbones.causal_wan.add_norm import Tokens, kernels_run
+from tetherflow_backbones.causal_wan.add_norm import Tokens, add_norm_runs
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.block import AttentionCache, Block, Entered, Glue, LayerNorm
 from tetherflow_backbones.causal_wan.modulation import AllModulations, Modulations, modulate, modulations
-from tetherflow_backbones.causal_wan.prompt import Prompt, kernel_runs, without_padding
+from tetherflow_backbones.causal_wan.prompt import Prompt, attend_prompt_runs, without_padding
 
 Prompts = list[Prompt]
 """What each layer attends to of the prompts."""
@@ -92,11 +92,13 @@ class CausalWanTransformer(nn.Module):
             KernelError: The device has no 8-bit products.
         """
         weight, arch = self.patch_embedding.weight, self.arch
-        fused = tuning.compile and kernels_run(weight.device, weight.dtype)
+        fused = tuning.compile and add_norm_runs(weight.device, weight.dtype)
         in_8_bits = tuning.products == "fp8"
         if in_8_bits:
             require_fp8(weight.device, weight.dtype)
-        on_prompt = fused and kernel_runs(weight.device, weight.dtype, arch.head_dim, in_8_bits=in_8_bits)
+        on_prompt = fused and attend_prompt_runs(
+            weight.device, weight.dtype, arch.head_dim, in_8_bits=in_8_bits
+        )
         for block in self._blocks():
             block.attention = tuning.attention
             block.self_attn.fused, block.cross_attn.fused = fused, on_prompt
@@ -241,9 +243,8 @@ class CausalWanTransformer(nn.Module):
         """Latents `[B, F, C, H, W]` to patches `[B, F*T, C*rows*columns]`, T being the grid's cells."""
         _, rows, columns = self.arch.patch_size
         cells: Tensor = latents.unflatten(-1, (-1, columns)).unflatten(3, (-1, rows))
-        return (
-            cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
-        )  # of [B, F, C, h, rows, w, columns]
+        patches: Tensor = cells.permute(0, 1, 3, 5, 2, 4, 6)  # [B, F, h, w, C, rows, columns]
+        return patches.flatten(4).flatten(1, 3)
 
     def unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches `[B, F*T, rows*columns*C]` to latents `[B, F, C, H, W]`, T being the grid's cells."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from tetherflow_backbones.causal_wan.add_norm import add_norm, kernels_run
+from tetherflow_backbones.causal_wan.add_norm import add_norm, add_norm_runs
 from tetherflow_backbones.causal_wan.block import LayerNorm
 from tetherflow_backbones.causal_wan.modulation import Modulation
 
@@ -65,4 +65,4 @@ def test_operator_says_what_it_gives_before_it_is_computed() -> None:
 
 
 def test_no_cpu_has_kernels_for_it() -> None:
-    assert not kernels_run(torch.device("cpu"), torch.float32)
+    assert not add_norm_runs(torch.device("cpu"), torch.float32)
