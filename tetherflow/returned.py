@@ -73,7 +73,7 @@ def selection_of(
     batch, count = candidates.origins.shape
     shape = (batch, candidates.capacity)
     keep = indices_of(selection.keep, shape, candidates.origins, fail)
-    ordered, order = candidates.fuse(_sorted)(keep)
+    ordered, order, clamped = candidates.fuse(_sorted)(keep, count)
     checks.between(
         ordered,
         -1,
@@ -81,7 +81,6 @@ def selection_of(
         lambda: fail(f"returned an index out of range; indices must lie from 0 below {count}"),
     )
     checks.distinct(ordered, lambda: fail("returned an index twice"))
-    ordered = ordered.clamp(0, count - 1)
     metadata = metadata_of(selection.metadata, candidates.metadata, shape, fail, checks)
     metadata = {name: noted.gather(1, order) for name, noted in metadata.items()}
     weights = selection.weights
@@ -96,7 +95,7 @@ def selection_of(
             lambda: fail("returned weights whose rows do not add up to 1"),
         )
         weights = weights.gather(1, order[..., None].expand(weights.shape))
-    return Selection(ordered, weights, metadata)
+    return Selection(clamped, weights, metadata)
 
 
 def placement_of(value: object, slots: Slots, fail: Fail, checks: Checks) -> Placement:
@@ -243,7 +242,7 @@ def _later(fail: Fail, message: str) -> Callable[[], StageError]:
     return lambda: fail(message)
 
 
-def _sorted(indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices in ascending order, and where each was."""
+def _sorted(indices: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices in ascending order, where each was, and those below `count` as they are, others clamped."""
     ordered, order = indices.sort(dim=1)
-    return ordered, order
+    return ordered, order, ordered.clamp(0, count - 1)

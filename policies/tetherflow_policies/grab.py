@@ -54,7 +54,8 @@ class TemporalDiversity(Scorer):
     @hookimpl
     def score(self, candidates: Candidates, scores: Mapping[str, Tensor]) -> Tensor:
         """Weighted diversity of each candidate, `[B, N]`."""
-        return self.options.alpha * candidates.fuse(diversity)(candidates.frames, scores[RELEVANCE])
+        alpha = self.options.alpha
+        return candidates.fuse(diversity)(candidates.frames, scores[RELEVANCE], alpha)
 
 
 class TopM(Selector):
@@ -84,16 +85,17 @@ def attention_mass(query: Tensor, keys: Tensor, scale: float | Tensor) -> Tensor
     Returns:
         `[B, N]`.
     """
-    logits = (query[:, None] * keys).sum(dim=-1).mean(dim=-1)
-    return torch.softmax(logits / scale, dim=-1)
+    logits = (query[:, None] * keys).flatten(2).sum(dim=-1)
+    return torch.softmax(logits / (keys.shape[2] * scale), dim=-1)
 
 
-def diversity(frames: Tensor, relevance: Tensor) -> Tensor:
-    """max(0, 1 − r_i) of candidates from some frames, int64 `[B, N]`, of some relevance `[B, N]`."""
+def diversity(frames: Tensor, relevance: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+    """α · max(0, 1 − r_i) of candidates from some frames, int64 `[B, N]`, of some relevance `[B, N]`."""
     extent = frames[:, -1] - frames[:, 0] + 1
     sigma = (extent / 2).clamp_min(1)[:, None, None]
     distance = (frames[:, :, None] - frames[:, None, :]).abs()
-    nearness = torch.exp(distance / -sigma)
-    nearness.diagonal(dim1=1, dim2=2).zero_()
+    index = torch.arange(frames.shape[1], device=frames.device)
+    others = index[:, None] != index
+    nearness = torch.exp(distance / -sigma) * others
     redundancy = (relevance[:, None, :] * nearness).amax(dim=-1)
-    return (1 - redundancy).clamp_min(0)
+    return alpha * (1 - redundancy).clamp_min(0)

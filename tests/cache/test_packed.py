@@ -37,7 +37,15 @@ class HalvesAtOnce(Halves):
         self.able, self.asked = able, 0
 
     def write(
-        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor, *, coarse: bool
+        self,
+        packed: Tensor,
+        rotary: Rotary,
+        phases: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        plain: Tensor | None,
+        *,
+        coarse: bool,
     ) -> Tensor | None:
         self.asked += 1
         if not self.able:
@@ -46,6 +54,8 @@ class HalvesAtOnce(Halves):
         by_frame = (query.shape[0], -1, SIZES.shape.tokens, *query.shape[2:])
         keys.copy_(rotary.turn(key.reshape(by_frame), phases).flatten(1, 2))
         values.copy_(value)
+        if plain is not None:
+            plain.copy_(key)
         return rotary.turn(query.reshape(by_frame), phases).flatten(1, 2)
 
 
@@ -129,9 +139,7 @@ def test_every_hook_sees_them_alike(recipe: str) -> None:
 
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("positions", ["block-relative", "absolute"])
-def test_a_source_that_writes_by_itself_is_asked_in_every_pass_that_decides_nothing(
-    able: bool, positions: Positions
-) -> None:
+def test_a_source_that_writes_by_itself_is_asked_in_every_pass(able: bool, positions: Positions) -> None:
     policy = Pipeline(RecallWindow(RecallWindow.Options(when="commit")), [Relevance()], TopM(), [Tame()])
     one, other = (
         CacheEngine(SIZES.shape, Layout(1, 3, 4), policy, SIZES.rotary, batch=2, positions=positions)
@@ -139,4 +147,4 @@ def test_a_source_that_writes_by_itself_is_asked_in_every_pass_that_decides_noth
     )
     source = HalvesAtOnce(able=able)
     drive(one, other, frames=2, chunks=6, source=source)
-    assert source.asked == 6 * 2 * SIZES.layers
+    assert source.asked == 6 * 3 * SIZES.layers

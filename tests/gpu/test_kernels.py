@@ -92,19 +92,28 @@ def test_kernel_normalises_rotates_and_writes(
     for norm in (source.norm_q, source.norm_k):
         norm.weight.uniform_(0.5, 2)
     packed = torch.randn(batch, frames * tokens, 3, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
-    slots = torch.zeros(3, 2, batch, frames + 4, tokens, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
+    slots = torch.zeros(3, 3, batch, frames + 4, tokens, heads, head_dim, device=CUDA, dtype=torch.bfloat16)
     expected = _write_packed(rotary, packed, source, phases, *_last(slots[0], frames), tokens)
     assert source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False) is None
     source.fused = True
     found = source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False)
+    assert found is not None
     for one, other in ((found, expected), (slots[1, 0], slots[0, 0])):  # which rounds twice on the way
         torch.testing.assert_close(one, other, atol=0.05, rtol=0.02)
         assert float((one.float() - other.float()).norm() / other.float().norm()) < 0.005
     assert torch.equal(slots[1, 1], slots[0, 1])
+    torch.testing.assert_close(slots[1, 2], slots[0, 2], atol=0.01, rtol=0.01)
+    *two, _ = _last(slots[2], frames)
+    assert torch.equal(source.write(packed, rotary, phases, *two, None, coarse=False), found)
+    assert torch.equal(slots[2, :2], slots[1, :2])
+    assert not slots[2, 2].any()
     packed[0, 0, 1:, 0, 0] = torch.tensor([torch.inf, torch.nan])  # a key, a value
     source.write(packed, rotary, phases, *_last(slots[1], frames), coarse=False)
     source.write(packed, rotary, phases, *_last(slots[2], frames), coarse=True)
-    torch.testing.assert_close(slots[2], rounded(slots[1], coarse=True), atol=0, rtol=0, equal_nan=True)
+    plain = slots[1, 2].clone()
+    slots[1, :2] = rounded(slots[1, :2], coarse=True)
+    torch.testing.assert_close(slots[2, :2], slots[1, :2], atol=0, rtol=0, equal_nan=True)
+    torch.testing.assert_close(slots[2, 2], plain, atol=0, rtol=0, equal_nan=True)
     assert slots[2].isnan().any()
 
 

@@ -28,7 +28,17 @@ transformer's products with what lies between them."""
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
 _ENGINE: Final = ("begin", "attend", "attend_packed", "keep", "keep_packed", "end")
-_ROTATION: Final = ("begin", "write", "write_packed", "query_of", "key_value_of", "rotate", "turn")
+_ROTATION: Final = (
+    "begin",
+    "write",
+    "write_packed",
+    "query_of",
+    "mean_of",
+    "mean_query_of",
+    "key_value_of",
+    "rotate",
+    "turn",
+)
 
 
 @torch.inference_mode()

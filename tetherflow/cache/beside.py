@@ -72,8 +72,15 @@ class Beside:
         """What lets the first stream wait for what has been launched beside it so far, and no longer."""
         if not self._busy or self._stream is None:
             return _nothing
-        done = self._stream.record_event()
-        return lambda: torch.cuda.current_stream(self._device).wait_event(done)
+        event, held = self._stream.record_event(), (self._read, self._done)
+        self._read, self._done = [], []
+
+        def wait() -> None:
+            torch.cuda.current_stream(self._device).wait_event(event)
+            for each in held:
+                each.clear()
+
+        return wait
 
     def join(self) -> None:
         """Let what follows wait for all that was launched beside it, or left for later."""

@@ -76,16 +76,7 @@ class Checks:
         """
         if not x.numel():
             return
-        condition = Condition(above, below, failure)
-        if not self.strict and not changes:
-            self._beside.later(lambda: condition.look(x))
-            self._pending.append(condition)
-            return
-        condition.look(x)
-        if not self.strict:
-            self._pending.append(condition)
-        elif not condition.holds(*(extreme.item() for extreme in condition.extremes)):
-            raise failure()
+        self._expect(Condition(above, below, failure), lambda: x, changes=changes)
 
     def finite(self, x: Tensor, failure: Failure, *, changes: bool = False) -> None:
         """Raise `failure()` unless all of `x` is finite, likewise."""
@@ -93,7 +84,20 @@ class Checks:
 
     def distinct(self, ordered: Tensor, failure: Failure) -> None:
         """Raise `failure()` if a row of `ordered` `[B, n]`, which ascends, repeats a number, likewise."""
-        self.between(ordered.diff(dim=1), 0, math.inf, failure)
+        if ordered.shape[1] > 1:
+            self._expect(Condition(0, math.inf, failure), lambda: ordered.diff(dim=1))
+
+    def _expect(self, condition: Condition, x: Callable[[], Tensor], *, changes: bool = False) -> None:
+        """Look at what `x` returns, and raise the condition's failure unless it holds (see `between`)."""
+        if not self.strict and not changes:
+            self._beside.later(lambda: condition.look(x()))
+            self._pending.append(condition)
+            return
+        condition.look(x())
+        if not self.strict:
+            self._pending.append(condition)
+        elif not condition.holds(*(extreme.item() for extreme in condition.extremes)):
+            raise condition.failure()
 
     def retake(self) -> Callable[[], None]:
         """What forgets the conditions that are collected from now on."""

@@ -103,7 +103,15 @@ class Writes(Unpacks, Protocol):
     """May have a kernel that takes apart, rotates and writes to where things go, all in one."""
 
     def write(
-        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor, *, coarse: bool
+        self,
+        packed: Tensor,
+        rotary: Rotary,
+        phases: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        plain: Tensor | None,
+        *,
+        coarse: bool,
     ) -> Tensor | None:
         """Write a pass's rotated keys, and its values, to their slots, and rotate its queries.
 
@@ -113,7 +121,8 @@ class Writes(Unpacks, Protocol):
             phases: of the pass's frames.
             keys: the slots of what attention reads, `[B, L, H, D]`.
             values: likewise, of values.
-            coarse: whether keys and values are rounded (`cache.rounding`).
+            plain: likewise, of normalised unrotated keys, if they are written, too.
+            coarse: whether rotated keys and values are rounded (`cache.rounding`).
 
         Returns:
             The rotated queries `[B, L, H, D]`; None, and nothing is written, if there is no such kernel.

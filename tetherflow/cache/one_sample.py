@@ -38,8 +38,8 @@ def _candidates(whole: Candidates, index: int) -> Candidates:
         metadata=_rows(whole.metadata, index),
         sides=_rows(whole._sides, index),
         mean_keys=known[row] if isinstance(known, Tensor) else lambda: whole.mean_keys[row],
-        mean_query=_rows(whole._mean_query, index),
-        query=_rows(whole._query, index),
+        mean_query=lambda: whole.mean_query[row],
+        query=lambda: whole.query[row],
         read_keys=lambda: whole.read_keys()[row],
         read_values=lambda: whole.read_values()[row],
         read_slots=lambda: _slots(whole.read_slots(), index),
@@ -73,7 +73,7 @@ def _slots(whole: Slots, index: int) -> Slots:
         metadata=_rows(whole.metadata, index),
         sides=_rows(whole._sides, index),
         reader=reader,
-        query=_rows(whole._query, index),
+        query=lambda: whole.query[index : index + 1],
     )
 
 

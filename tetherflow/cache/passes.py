@@ -13,6 +13,7 @@ from torch import Tensor
 from tetherflow.cache.answers import Selection
 from tetherflow.cache.attention import Attention
 from tetherflow.cache.beside import Beside
+from tetherflow.cache.brought import Apart, Brought, Packed
 from tetherflow.cache.checks import Checks
 from tetherflow.cache.interfaces import CacheShape, Policy, Unpacks
 from tetherflow.cache.known import Known
@@ -21,12 +22,8 @@ from tetherflow.cache.recall import recall
 from tetherflow.cache.revising import revise
 from tetherflow.cache.site import Site
 from tetherflow.cache.state import CacheState
-from tetherflow.cache.store import LayerStore
 from tetherflow.cache.viewing import View, look
 from tetherflow.errors import TetherflowError
-
-KeyValue = Callable[[], tuple[Tensor, Tensor]]
-"""Computes unrotated keys and values, each `[B, F*T, H, D]`."""
 
 
 class Phase(enum.Enum):
@@ -82,7 +79,7 @@ class CachePasses(CacheState):
             TetherflowError: It is no time to attend, or the tensors are not this chunk's.
         """
         self._check_pass(layer, query, key, value)
-        return self._attend(layer, query, (key, value), lambda: (key, value))
+        return self._attend(layer, Apart(self.placing, query, key, value))
 
     def attend_packed(self, layer: int, packed: Tensor, source: Unpacks) -> Tensor:
         """`attend` for queries and keys that are yet to be normalised, in the kernel that rotates them.
@@ -93,14 +90,7 @@ class CachePasses(CacheState):
             source: the module that gave it.
         """
         self._check_pass(layer, *packed.unbind(2))
-        if self.phase is Phase.COMMIT or self._decides(layer):  # they are looked at unrotated
-            query = self.placing.query_of(packed, source)
-            return self._attend(layer, query, (packed,), partial(self.placing.key_value_of, packed, source))
-        store, view = self.layers[layer], self._views[layer]
-        if store.shared:
-            self.placing.rotate(store, range(self._history), view.placement)
-        turned = self.placing.write_packed(packed, source, view.phases, *self._slots(store))
-        return view.read(store, self.held, turned, self.attention)
+        return self._attend(layer, Packed(self.placing, packed, source))
 
     def keep(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Take in what `attend` does in the context pass, for a layer after which nothing is computed.
@@ -111,14 +101,13 @@ class CachePasses(CacheState):
         """
         self._expect(Phase.COMMIT, "keep")
         self._check_pass(layer, query, key, value)
-        self._keep(layer, query, (key, value), lambda: (key, value))
+        self._keep(layer, Apart(self.placing, query, key, value))
 
     def keep_packed(self, layer: int, packed: Tensor, source: Unpacks) -> None:
         """`keep` for queries and keys that are yet to be normalised (see `attend_packed`)."""
         self._expect(Phase.COMMIT, "keep")
         self._check_pass(layer, *packed.unbind(2))
-        query = self.placing.query_of(packed, source)
-        self._keep(layer, query, (packed,), partial(self.placing.key_value_of, packed, source))
+        self._keep(layer, Packed(self.placing, packed, source))
 
     def pass_kind(self) -> Hashable | None:
         """What the next denoising pass does, but for the values in its tensors and the policy's buffers.
@@ -162,88 +151,80 @@ class CachePasses(CacheState):
 
         return back
 
-    def _attend(self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue) -> Tensor:
-        """`attend`, with keys and values to be computed of what is read for them."""
-        view, query, turned = self._take(layer, query, read, rest)
+    def _attend(self, layer: int, brought: Brought) -> Tensor:
+        """`attend`, whatever the tensors are."""
+        view, turned = self._take(layer, brought)
         out = view.read(self.layers[layer], self.held, turned, self.attention)
-        self._revise(layer, view, query)
+        self._revise(layer, view, brought)
         return out
 
-    def _keep(self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue) -> None:
+    def _keep(self, layer: int, brought: Brought) -> None:
         """`keep`, likewise."""
-        view, query, _ = self._take(layer, query, read, rest)
-        self._revise(layer, view, query)
+        view, _ = self._take(layer, brought)
+        self._revise(layer, view, brought)
 
-    def _take(
-        self, layer: int, query: Tensor, read: tuple[Tensor, ...], rest: KeyValue
-    ) -> tuple[View, Tensor, Tensor]:
-        """Take in a pass's keys and values.
-
-        Args:
-            layer: index of the layer.
-            query: unrotated, `[B, F*T, H, D]`.
-            read: what `rest` reads.
-            rest: computes keys and values.
-
-        Returns:
-            What is read then, and queries by frame, unrotated, and rotated.
-        """
-        store, uses = self.layers[layer], self.policy.uses
-        query = query.unflatten(1, (-1, self.shape.tokens))  # by frame
+    def _take(self, layer: int, brought: Brought) -> tuple[View, Tensor]:
+        """Take in a pass's keys and values; returns what is read then, and rotated queries."""
+        store = self.layers[layer]
         stays = self.phase is Phase.COMMIT and store.rotated is not None
         decides = self._decides(layer)
-        self.beside.join()  # what the layer before left to be done beside its attention
+        moves = decides and self.policy.uses.place  # the decision may place the chunk elsewhere
+        if not decides or self._known is None:
+            self.beside.join()  # what the pass before, or the layer, has left to be done beside it
+        slots = range(self._history, self.held)
         turned: Tensor | None = None
         # A decision looks at queries alone. What is made beside it may be freed without a word: nothing else
         # is made there before the next `beside`, which waits for all that reads it here.
-        with self.beside(query, *read) if decides else nullcontext():
-            key, value = rest()
-            key = key.unflatten(1, (-1, self.shape.tokens))
-            if stays:  # before memory is decided, since its stages may read them
-                slots = range(self._history, self.held)
-                store.take_in(slots, key.flatten(1, 2), value)
+        with self.beside(*brought.tensors) if decides else nullcontext():
+            # Before memory is decided, since its stages may read them.
+            if moves and stays:
+                store.take_in(slots, *brought.key_value())
+            elif not moves:
+                turned = self._write(layer, brought, stays=stays)
+            if stays:
                 self.beside.later(partial(store.pool, slots.start, slots.stop))
-            if not (decides and uses.place):  # else the decision may place the chunk elsewhere
-                turned = self._write(layer, query, key, None if stays else value)
         written = self.beside.mark()
         if decides:
-            self._decide(layer, query)
+            self._decide(layer, brought)
         view = self._views[layer]
         if store.shared:
             self.placing.rotate(store, range(self._history), view.placement)
         written()  # before any of it is read here
         if turned is None:
-            turned = self._write(layer, query, key, None if stays else value)
+            turned = self._write(layer, brought)
         self.beside.launch()
-        return view, query, turned
+        return view, turned
 
     def _decides(self, layer: int) -> bool:
         """Whether this pass is the one in which a layer's memory is decided."""
         now = self.phase is Phase.COMMIT or self.policy.uses.recall == "first-pass"
         return now and self._pending > 0 and layer not in self._decided
 
-    def _write(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None) -> Tensor:
-        """Write a pass's rotated keys, and its values, to their slots; returns its rotated queries."""
-        store, phases = self.layers[layer], self._views[layer].phases
-        return self.placing.write(query, key, value, phases, *self._slots(store))
+    def _write(self, layer: int, brought: Brought, *, stays: bool = False) -> Tensor:
+        """Write a pass's rotated keys, and its values, to their slots; returns its rotated queries.
 
-    def _slots(self, store: LayerStore) -> tuple[Tensor, Tensor]:
-        """The chunk's slots of what attention reads and of values, each `[B, F*T, H, D]`."""
-        keys, values = (
-            buffer[:, self._history : self.held].flatten(1, 2) for buffer in (store.read_keys, store.values)
+        Args:
+            layer: index of the layer.
+            brought: what the pass brings.
+            stays: whether unrotated keys are written, too.
+        """
+        store = self.layers[layer]
+        keys, values, plain = (
+            buffer[:, self._history : self.held].flatten(1, 2)
+            for buffer in (store.read_keys, store.values, store.keys)
         )
-        return keys, values
+        return brought.write(self._views[layer].phases, keys, values, plain if stays else None)
 
-    def _revise(self, layer: int, view: View, query: Tensor) -> None:
+    def _revise(self, layer: int, view: View, brought: Brought) -> None:
         """Let the policy change a layer's units after its context pass."""
         if self.policy.uses.revise and self.phase is Phase.COMMIT and not self._rewriting:
-            revise(self._site(layer), view, query)
+            revise(self._site(layer), view, brought)
 
-    def _decide(self, index: int, query: Tensor) -> None:
+    def _decide(self, index: int, brought: Brought) -> None:
         """Let one layer's pending units compete for memory, and rotate memory to its new ranks."""
         store, site = self.layers[index], self._site(index)
         pending = self.waiting[: self._pending].expand(self.batch, -1)
-        decision = recall(site, pending, query, self._choice_for(index), self._known_of(index), moves=True)
+        decision = recall(site, pending, brought, self._choice_for(index), self._known_of(index), moves=True)
         self._decided.add(index)
         self._share(index, decision.selection)
         self.drop(index, decision.dropped)

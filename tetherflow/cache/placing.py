@@ -73,34 +73,65 @@ class Placing:
         return self.rotary.phases(_columns(placement, current, self.device)[..., :: self.parts])
 
     def write(
-        self, query: Tensor, key: Tensor, value: Tensor | None, phases: Tensor, keys: Tensor, values: Tensor
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        phases: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        plain: Tensor | None = None,
     ) -> Tensor:
         """Write a pass's rotated keys, and its values, to their slots, and rotate its queries.
 
         Args:
-            query: unrotated, by frame, `[B, F, T, H, D]`.
+            query: unrotated, `[B, F*T, H, D]`, as all are.
             key: unrotated, likewise.
-            value: `[B, F*T, H, D]`; None if values are there already.
+            value: likewise.
             phases: of the F frames.
-            keys: the slots of what attention reads, `[B, F*T, H, D]`.
+            keys: the slots of what attention reads.
             values: likewise, of values.
+            plain: likewise, of unrotated keys, if they are written, too.
 
         Returns:
-            The rotated queries `[B, F*T, H, D]`.
+            The rotated queries.
         """
-        return self.fuse(_write)(self.rotary, query, key, value, phases, keys, values, self.coarse)
+        slots = keys, values, plain
+        return self.fuse(_write)(
+            self.rotary, query, key, value, phases, *slots, self._frame_tokens, self.coarse
+        )
 
     def write_packed(
-        self, packed: Tensor, source: Unpacks, phases: Tensor, keys: Tensor, values: Tensor
+        self,
+        packed: Tensor,
+        source: Unpacks,
+        phases: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        plain: Tensor | None = None,
     ) -> Tensor:
         """The same for queries, keys and values in one tensor `[B, F*T, 3, H, D]`, normalised here."""
         if isinstance(source, Writes):
-            turned = source.write(packed, self.rotary, phases, keys, values, coarse=self.coarse)
+            turned = source.write(packed, self.rotary, phases, keys, values, plain, coarse=self.coarse)
             if turned is not None:
                 return turned
+        slots = keys, values, plain
         return self.fuse(_write_packed)(
-            self.rotary, packed, source, phases, keys, values, self._frame_tokens, self.coarse
+            self.rotary, packed, source, phases, *slots, self._frame_tokens, self.coarse
         )
+
+    def by_frame(self, x: Tensor) -> Tensor:
+        """A pass's tokens `[B, F*T, …]` by frame, `[B, F, T, …]`."""
+        by_frame: Tensor = x.unflatten(1, (-1, self._frame_tokens))
+        return by_frame
+
+    def mean_of(self, query: Tensor) -> Tensor:
+        """Mean of normalised queries `[B, F*T, H, D]` over all tokens, float32 `[B, H, D]`."""
+        return self.fuse(_mean)(query)
+
+    def mean_query_of(self, packed: Tensor, source: Unpacks) -> Tensor:
+        """The same of one tensor `[B, F*T, 3, H, D]`."""
+        return self.fuse(_mean_query_of)(packed, source)
 
     def query_of(self, packed: Tensor, source: Unpacks) -> Tensor:
         """Normalised queries `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""
@@ -146,6 +177,14 @@ def _turn(rotary: Rotary, x: Tensor, phases: Tensor) -> Tensor:
     return rotary.turn(x, phases)
 
 
+def _mean(query: Tensor) -> Tensor:
+    return query.mean(dim=1, dtype=torch.float32)
+
+
+def _mean_query_of(packed: Tensor, source: Unpacks) -> Tensor:
+    return _mean(source.query_of(packed))
+
+
 def _query_of(packed: Tensor, source: Unpacks) -> Tensor:
     return source.query_of(packed)
 
@@ -161,26 +200,30 @@ def _write_packed(
     phases: Tensor,
     keys: Tensor,
     values: Tensor,
+    plain: Tensor | None,
     tokens: int,
     coarse: bool = False,
 ) -> Tensor:
     query, (key, value) = source.query_of(packed), source.key_value_of(packed)
-    query, key = (x.unflatten(1, (-1, tokens)) for x in (query, key))
-    return _write(rotary, query, key, value, phases, keys, values, coarse)
+    return _write(rotary, query, key, value, phases, keys, values, plain, tokens, coarse)
 
 
 def _write(
     rotary: Rotary,
     query: Tensor,
     key: Tensor,
-    value: Tensor | None,
+    value: Tensor,
     phases: Tensor,
     keys: Tensor,
     values: Tensor,
+    plain: Tensor | None,
+    tokens: int,
     coarse: bool,
 ) -> Tensor:
-    if value is not None:
-        values.copy_(rounded(value, coarse=coarse))
+    values.copy_(rounded(value, coarse=coarse))
+    if plain is not None:
+        plain.copy_(key)
+    query, key = (x.unflatten(1, (-1, tokens)) for x in (query, key))
     keys.copy_(rounded(rotary.turn(key, phases).flatten(1, 2), coarse=coarse))
     return rotary.turn(query, phases).flatten(1, 2)
 

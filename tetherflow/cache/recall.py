@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tetherflow.cache.answers import Selection
+from tetherflow.cache.brought import Brought
 from tetherflow.cache.known import Known
 from tetherflow.cache.merging import absorb
 from tetherflow.cache.newcomers import Newcomers
@@ -37,7 +38,7 @@ class Decision:
 def recall(
     site: Site,
     newcomers: Tensor,
-    query: Tensor | None = None,
+    brought: Brought | None = None,
     selection: Selection | None = None,
     known: Known | None = None,
     *,
@@ -50,7 +51,7 @@ def recall(
     Args:
         site: the layer, its memory full.
         newcomers: slots of the evicted units in time order, `[B, n]`.
-        query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`; None as a chunk begins.
+        brought: what the pass brings; None as a chunk begins.
         selection: what another layer has decided for this one, too.
         known: what is known of the layer's units, if it has been looked up.
         moves: whether the newcomers wait past the budget, and those that are admitted move to the losers'
@@ -79,9 +80,10 @@ def recall(
         return Newcomers(own[:, :, 0], own[:, :, 1], pool[:, 0], pool[:, 1], trusted)
 
     if selection is None:
-        selection = _decide(site, units, capacity, query, mean_keys, compared)
-    kept, losers, targets = store.fuse(_outcome)(competing, selection.keep, newcomers)
-    dropped = store.unit_origins(losers)
+        selection = _decide(site, units, capacity, brought, mean_keys, compared)
+    kept, losers, dropped, targets = store.fuse(_outcome)(
+        competing, selection.keep, newcomers, store.book.origins
+    )
     before = compared() if policy.uses.edit else None
     if policy.uses.merge:
         absorb(site, losers)  # as they are: an edit is for those that are admitted
@@ -109,17 +111,20 @@ def recall(
     return Decision(selection, losers, dropped)
 
 
-def _outcome(competing: Tensor, keep: Tensor, newcomers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _outcome(
+    competing: Tensor, keep: Tensor, newcomers: Tensor, origins: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Who is kept, who is not, and where newcomers go.
 
     Args:
         competing: slots of the candidates, `[B, N]`, the newcomers last.
         keep: indices of those that are kept, `[B, M]`.
         newcomers: slots `[B, n]`.
+        origins: serial numbers by slot, `[B, slots]`.
 
     Returns:
-        Whether each candidate is kept, bool `[B, N]`; slots of as many that are not as came, `[B, n]`; and a
-        slot for each newcomer `[B, n]`, of a loser if it is kept and its own if not.
+        Whether each candidate is kept, bool `[B, N]`; slots of as many that are not as came, `[B, n]`; their
+        serial numbers; and a slot for each newcomer `[B, n]`, of a loser if it is kept and its own if not.
     """
     count = newcomers.shape[1]
     marks = torch.zeros_like(competing, dtype=torch.int8).scatter_(1, keep, 1)
@@ -127,20 +132,22 @@ def _outcome(competing: Tensor, keep: Tensor, newcomers: Tensor) -> tuple[Tensor
     losers = competing.gather(1, marks.argsort(dim=1, stable=True)[:, :count])
     # Newcomers that are kept fill the first of these slots. The last are those of newcomers that are not.
     first = marks[:, -count:].argsort(dim=1, stable=True, descending=True)
-    return marks.to(torch.bool), losers, torch.empty_like(losers).scatter_(1, first, losers)
+    targets = torch.empty_like(losers).scatter_(1, first, losers)
+    return marks.to(torch.bool), losers, origins.gather(1, losers), targets
 
 
 def _decide(
     site: Site,
     known: Known,
     capacity: int,
-    query: Tensor | None,
+    brought: Brought | None,
     mean_keys: Callable[[], Tensor],
     newcomers: Callable[[], Newcomers],
 ) -> Selection:
     """Score the candidates and select among them."""
     store, policy, standing = site.store, site.policy, site.regions.memory.start
     competing = known.slots[:, standing:]
+    query, mean_query = (None, None) if brought is None else (brought.query, brought.mean_query)
     candidates = Candidates(
         layer=site.layer,
         chunk=site.chunk,
@@ -152,6 +159,7 @@ def _decide(
         metadata=store.book.metadata(competing),
         sides=store.sides,
         mean_keys=mean_keys() if policy.uses.statistics else mean_keys,
+        mean_query=mean_query,
         query=query,
         key_norms=lambda: store.key_norms(competing),
         read_keys=lambda: store.take(store.keys, competing),
@@ -178,7 +186,7 @@ def _edit(
         layer=site.layer,
         chunk=site.chunk,
         origins=origins,
-        admitted=admitted.clone(),
+        admitted=admitted,
         keys=keys,
         values=values,
         key_statistics=before.keys,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
+from tetherflow.cache.brought import Brought
 from tetherflow.cache.site import Site
 from tetherflow.cache.viewing import View
 
 
-def revise(site: Site, view: View, query: Tensor) -> None:
+def revise(site: Site, view: View, brought: Brought) -> None:
     """Let a policy change a layer's units, and rotate the new keys to where they stand.
 
     All of its stages are asked before anything changes: each sees what the context pass has left.
@@ -17,9 +17,9 @@ def revise(site: Site, view: View, query: Tensor) -> None:
     Args:
         site: the layer, after its context pass has attended.
         view: what it attended over.
-        query: unrotated queries of the pass, `[B, F, tokens of a frame, H, D]`.
+        brought: what the pass brings.
     """
-    for revision in site.policy.revise(site.slots(query), site.checks):
+    for revision in site.policy.revise(site.slots(brought.query), site.checks):
         slots = site.store.at(revision.ranks)
         site.store.book.note(slots, revision.metadata)
         if revision.keys is not None and revision.values is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import attrs
-from torch import Tensor
 
 from tetherflow.cache.beside import Beside
 from tetherflow.cache.checks import Checks
@@ -12,7 +11,7 @@ from tetherflow.cache.interfaces import Policy
 from tetherflow.cache.layout import Layout, Regions
 from tetherflow.cache.placing import Placing
 from tetherflow.cache.reading import LiveReader
-from tetherflow.cache.slots import Slots
+from tetherflow.cache.slots import Lazy, Slots
 from tetherflow.cache.store import LayerStore
 
 
@@ -50,7 +49,7 @@ class Site:
     first_frame: int
     event: Event | None
 
-    def slots(self, query: Tensor | None = None) -> Slots:
+    def slots(self, query: Lazy | None = None) -> Slots:
         """The layer's units as a stage sees them.
 
         Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -19,6 +19,10 @@ Metadata = Mapping[str, Tensor]
 
 Sides = Mapping[str, Mapping[str, Tensor]]
 """Side stores of every stage that declares some, by the stage's name and the store's: live tensors."""
+
+
+Lazy = Tensor | Callable[[], Tensor]
+"""A tensor, or what makes it when it is asked for."""
 
 
 class Reader(Protocol):
@@ -79,7 +83,7 @@ class OfUnits:
     __slots__ = ()
     layout: Layout
     origins: Tensor
-    _query: Tensor | None
+    _query: Lazy | None
 
     @property
     def frames(self) -> Tensor:
@@ -95,6 +99,8 @@ class OfUnits:
     def query(self) -> Tensor:
         """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
 
+        They may have to be normalised first; `Candidates.mean_query` takes less.
+
         Raises:
             TetherflowError: There are none: the chunk has not begun its passes.
         """
@@ -103,7 +109,7 @@ class OfUnits:
                 "there is no query yet: memory is decided as the chunk begins; let the evictor decide in the "
                 "first pass or at commit"
             )
-        return self._query
+        return self._query if isinstance(self._query, Tensor) else self._query()
 
 
 @attrs.frozen(eq=False)
@@ -133,7 +139,7 @@ class Slots(Shown, OfUnits):
     event: Event | None = attrs.field(default=None, kw_only=True)
     metadata: Metadata = attrs.field(factory=dict, kw_only=True)
     _reader: Reader | None = attrs.field(default=None, kw_only=True, repr=False)
-    _query: Tensor | None = attrs.field(default=None, kw_only=True, repr=False)
+    _query: Lazy | None = attrs.field(default=None, kw_only=True, repr=False)
 
     @property
     def held(self) -> int:

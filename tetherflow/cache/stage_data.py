@@ -12,7 +12,7 @@ from torch import Tensor
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.layout import Layout
 from tetherflow.cache.newcomers import Newcomers
-from tetherflow.cache.slots import Metadata, OfUnits, Shown, Sides, Slots
+from tetherflow.cache.slots import Lazy, Metadata, OfUnits, Shown, Sides, Slots
 from tetherflow.cache.statistics import Statistics
 from tetherflow.errors import TetherflowError
 
@@ -55,9 +55,9 @@ class Candidates(Shown, OfUnits):
     layout: Layout = attrs.field(factory=Layout)
     metadata: Metadata = attrs.field(factory=dict)
     sample: int | None = None
-    _mean_keys: Tensor | Callable[[], Tensor]
-    _mean_query: Tensor | None = None
-    _query: Tensor | None = attrs.field(default=None, repr=False)
+    _mean_keys: Lazy
+    _mean_query: Lazy | None = None
+    _query: Lazy | None = attrs.field(default=None, repr=False)
     _key_norms: Callable[[], Tensor] = attrs.field(default=_no_norms, repr=False)
     read_keys: Callable[[], Tensor]
     read_values: Callable[[], Tensor]
@@ -90,7 +90,9 @@ class Candidates(Shown, OfUnits):
         Raises:
             TetherflowError: There is none: memory is decided as the chunk begins.
         """
-        return self.fuse(_mean_query)(self.query) if self._mean_query is None else self._mean_query
+        if self._mean_query is None:
+            return self.fuse(_mean_query)(self.query)
+        return self._mean_query if isinstance(self._mean_query, Tensor) else self._mean_query()
 
     @property
     def head_dim(self) -> int:

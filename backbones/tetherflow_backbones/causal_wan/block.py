@@ -134,7 +134,15 @@ class SelfAttention(Projections):
         return self._normed(self.norm_k, packed[:, :, 1]), packed[:, :, 2]
 
     def write(
-        self, packed: Tensor, rotary: Rotary, phases: Tensor, keys: Tensor, values: Tensor, *, coarse: bool
+        self,
+        packed: Tensor,
+        rotary: Rotary,
+        phases: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        plain: Tensor | None,
+        *,
+        coarse: bool,
     ) -> Tensor | None:
         """Write rotated keys, and values, to their slots, and rotate queries (`cache.Writes`)."""
         if not self.fused or not isinstance(rotary, WanRotary) or phases.dtype != torch.float32:
@@ -149,6 +157,7 @@ class SelfAttention(Projections):
             queries,
             keys,
             values,
+            plain,
             coarse=coarse,
         )
         return queries

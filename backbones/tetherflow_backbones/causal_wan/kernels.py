@@ -96,6 +96,7 @@ def write_packed(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
+    plain: Tensor | None = None,
     *,
     coarse: bool = False,
 ) -> None:
@@ -111,7 +112,8 @@ def write_packed(
         queries: where to, `[B, L, H, D]`; a sample is one piece of memory.
         keys: likewise.
         values: likewise.
-        coarse: whether keys and values, in bfloat16, are rounded to fewer bits (`tetherflow.cache.rounding`).
+        plain: likewise, of normalised keys before they are rotated; None if they go nowhere.
+        coarse: whether rotated keys, and values, in bfloat16, are rounded (`tetherflow.cache.rounding`).
     """
     batch, length, _, heads, head_dim = packed.shape
     dim = heads * head_dim
@@ -124,15 +126,18 @@ def write_packed(
             queries,
             keys,
             values,
+            keys if plain is None else plain,
             length,
             phases.stride(0) if phases.dim() == 4 and len(phases) > 1 else 0,
             queries.stride(0),
             keys.stride(0),
             values.stride(0),
+            0 if plain is None else plain.stride(0),
             eps,
             dim=dim,
             block=triton.next_power_of_2(dim),
             head_dim=head_dim,
+            stays=plain is not None,
             step=STEP if coarse and packed.dtype == torch.bfloat16 else 0,
             num_warps=2 * _share(dim),
         )
@@ -238,15 +243,18 @@ def _write_packed(
     queries_ptr,
     keys_ptr,
     values_ptr,
+    plain_ptr,
     length,
     phases_sample,  # strides
     queries_sample,
     keys_sample,
     values_sample,
+    plain_sample,
     eps,
     dim: tl.constexpr,
     block: tl.constexpr,
     head_dim: tl.constexpr,
+    stays: tl.constexpr,
     step: tl.constexpr,  # to whose multiples a number's bits are rounded
 ):
     token, part, sample = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -267,6 +275,9 @@ def _write_packed(
         x = packed.to(tl.float32)
         x = x / tl.sqrt(tl.sum(x * x, 0) / dim + eps)
         x *= tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
+        if stays and part == 1:
+            plain = x.to(plain_ptr.dtype.element_ty)
+            tl.store(plain_ptr + sample * plain_sample + token * dim + column, plain, mask=inside)
         even, odd = tl.split(tl.reshape(x, (block // 2, 2)))
         neighbour = tl.reshape(tl.join(odd, even), (block,))
         phase_at = phases_ptr + sample * phases_sample + token * 2 * head_dim + column % head_dim

@@ -1,0 +1,116 @@
+"""What a pass brings to a layer: queries, keys and values, apart or as one product gives them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Protocol
+
+import attrs
+from torch import Tensor
+
+from tetherflow.cache.interfaces import Unpacks
+from tetherflow.cache.placing import Placing
+
+
+class Brought(Protocol):
+    """Unrotated queries, keys and values of a pass, which are normalised when they are asked for."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What all of it is made of."""
+        ...
+
+    def query(self) -> Tensor:
+        """Queries by frame, `[B, F, T, H, D]`, made once."""
+        ...
+
+    def mean_query(self) -> Tensor:
+        """Their mean over all tokens, float32 `[B, H, D]`."""
+        ...
+
+    def key_value(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, each `[B, F*T, H, D]`."""
+        ...
+
+    def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
+        """Write them to their slots, and rotate queries (see `Placing.write`)."""
+        ...
+
+
+@attrs.frozen(eq=False, slots=False)
+class Apart:
+    """Three tensors, each `[B, F*T, H, D]`.
+
+    Attributes:
+        placing: rotates.
+        queries: normalised, as keys are.
+        keys: likewise.
+        values: likewise.
+    """
+
+    placing: Placing
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All three."""
+        return self.queries, self.keys, self.values
+
+    def query(self) -> Tensor:
+        """Queries by frame, `[B, F, T, H, D]`."""
+        return self.placing.by_frame(self.queries)
+
+    def mean_query(self) -> Tensor:
+        """Their mean over all tokens, float32 `[B, H, D]`."""
+        return self.placing.mean_of(self.queries)
+
+    def key_value(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, each `[B, F*T, H, D]`."""
+        return self.keys, self.values
+
+    def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
+        """Write them to their slots, and rotate queries."""
+        given = self.queries, self.keys, self.values
+        return self.placing.write(*given, phases, keys, values, plain)
+
+
+@attrs.frozen(eq=False, slots=False)
+class Packed:
+    """One tensor `[B, F*T, 3, H, D]`, of which queries and keys are yet to be normalised.
+
+    Attributes:
+        placing: rotates.
+        packed: the tensor.
+        source: the module that gave it.
+    """
+
+    placing: Placing
+    packed: Tensor
+    source: Unpacks
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The one."""
+        return (self.packed,)
+
+    def query(self) -> Tensor:
+        """Queries by frame, `[B, F, T, H, D]`, made once."""
+        return self._query
+
+    def mean_query(self) -> Tensor:
+        """Their mean over all tokens, float32 `[B, H, D]`; none but the mean is made."""
+        return self.placing.mean_query_of(self.packed, self.source)
+
+    def key_value(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, each `[B, F*T, H, D]`."""
+        return self.placing.key_value_of(self.packed, self.source)
+
+    def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
+        """Write them to their slots, and rotate queries, in one kernel where there is one."""
+        return self.placing.write_packed(self.packed, self.source, phases, keys, values, plain)
+
+    @cached_property
+    def _query(self) -> Tensor:
+        return self.placing.by_frame(self.placing.query_of(self.packed, self.source))
