@@ -46,8 +46,11 @@ def test_those_that_stay_close_up_and_nothing_else_moves(departure: tuple[torch.
     """They fill the first slots, and only those past the new end move, in order."""
     leaving, held = departure
     units = (100 + torch.arange(held)).expand(len(leaving), -1)
-    source, target = close_up(leaving, held)
-    moved = units.scatter(1, target, units.gather(1, source))
+    source = close_up(leaving, held)
+    moved = units.scatter(1, leaving, units.gather(1, source))
+    for sources, targets in zip(source.tolist(), leaving.tolist(), strict=True):
+        others = (set(targets) - {to} for to in targets)
+        assert all(at not in other for at, other in zip(sources, others, strict=True))
     kept = held - leaving.shape[1]
     for row in range(len(leaving)):
         gone = set(leaving[row].tolist())

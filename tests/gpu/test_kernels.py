@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tetherflow.cache.attention import PLAIN
+from tetherflow.cache.indexing import _relocates, close_up, move, put, relocate, take
 from tetherflow.cache.placing import _write_packed
 from tetherflow.cache.rounding import rounded
 from tetherflow.fp8 import quantise
@@ -167,3 +168,29 @@ def test_heads_that_the_kernel_does_not_compute_do_without() -> None:
 def _last(buffers: torch.Tensor, frames: int) -> tuple[torch.Tensor, ...]:
     """The last frames' slots of keys and of values."""
     return tuple(buffer[:, -frames:].flatten(1, 2) for buffer in buffers)
+
+
+@pytest.mark.parametrize(
+    ("batch", "tokens", "width", "leaving"), [(1, 1560, 1536, 3), (2, 1, 24, 7), (2, 3, 4, 5), (2, 1, 2, 3)]
+)
+@pytest.mark.parametrize("aside", [True, False])
+@pytest.mark.parametrize("lead", [0, 1])
+@torch.inference_mode()
+def test_kernel_relocates_units(
+    batch: int, tokens: int, width: int, leaving: int, aside: bool, lead: int
+) -> None:
+    """As indexing does: into holes, of which some are their own source, and out of them before."""
+    held, row = 2 * leaving + 1, torch.arange(batch)[:, None]
+    shape = (2,) * lead + (batch, held + leaving + 1, tokens, 1, width)
+    given = torch.randn(shape, dtype=torch.bfloat16)
+    free = torch.stack([torch.randperm(held)[:leaving] for _ in range(batch)])
+    source = close_up(free, held)
+    expected, found = given.clone(), given.to(CUDA)
+    if aside:
+        kept = take(expected, row, free, lead=lead)
+        put(expected, row, torch.arange(held + 1, held + 1 + leaving).expand(batch, -1), kept, lead=lead)
+    move(expected, row, source, free, lead=lead)
+    at = held + 1 if aside else None
+    assert _relocates(CUDA)
+    relocate(found, row.to(CUDA), source.to(CUDA), free.to(CUDA), lead=lead, aside=at)
+    assert torch.equal(found.cpu(), expected)

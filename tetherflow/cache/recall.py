@@ -102,11 +102,11 @@ def recall(
         return Decision(selection, losers, dropped)
     if edited is None or selection.weights is not None:
         store.book.move(newcomers, targets)
-        store.write_units(targets, store.waiting_units(newcomers.shape[1]))
+        store.relocate(newcomers, targets)
         return Decision(selection, losers, dropped)
     store.book.move(newcomers, targets, statistics=False)
     store.round(edited)
-    store.write_units(targets, edited)  # at once to where they go, which spares a copy
+    store.relocate(newcomers, targets)
     site.beside.later(partial(store.write_statistics, targets, edited))
     return Decision(selection, losers, dropped)
 
@@ -199,9 +199,9 @@ def _edit(
         sides=store.sides,
     )
     site.policy.edit(draft, site.checks)
-    if draft.keys is keys and draft.values is values:
-        return units
-    return torch.stack([draft.keys, draft.values])
+    if draft.keys is not keys or draft.values is not values:
+        units.copy_(torch.stack([draft.keys, draft.values]))
+    return units
 
 
 def _blend(store: LayerStore, competing: Tensor, keep: Tensor, weights: Tensor) -> None:

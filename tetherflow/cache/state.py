@@ -156,21 +156,19 @@ class CacheState:
         held, batch = self.layers[0].order.shape[1], self.batch
         slots = torch.cat(list(leaving))
         count = slots.shape[1]
-        source, target = close_up(slots, held)
+        source = close_up(slots, held)
         if aside:
             pending = self.waiting[:count].expand_as(slots)
-            self.book.move(torch.cat([slots, source], dim=1), torch.cat([pending, target], dim=1))
-            for store, waiting in zip(self.layers, leaving, strict=True):
-                store.set_aside(waiting)
+            self.book.move(torch.cat([slots, source], dim=1), torch.cat([pending, slots], dim=1))
         else:
             for layer, origins in enumerate(self.book.origins.gather(1, slots).split(batch)):
                 self.drop(layer, origins)
-            self.book.move(source, target)
+            self.book.move(source, slots)
         self.book.origins[:, held - count : held] = EMPTY
-        for store, *staying in zip(self.layers, source.split(batch), target.split(batch), strict=True):
-            store.move_units(*staying)
+        for store, moving, free in zip(self.layers, source.split(batch), slots.split(batch), strict=True):
+            store.relocate(moving, free, aside=aside)
             if rotated:
-                store.move_rotated(*staying)
+                store.relocate_rotated(moving, free)
 
     def drop(self, layer: int, origins: Tensor) -> None:
         """Note that a layer has dropped units of these origins, int64 `[B, n]`, in this chunk."""

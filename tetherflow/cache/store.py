@@ -12,7 +12,7 @@ from torch import Tensor
 from tetherflow.cache.answers import Ranks, SideStore
 from tetherflow.cache.book import Book
 from tetherflow.cache.fusing import Fuse, step_by_step
-from tetherflow.cache.indexing import move, pick, put, take, take_into
+from tetherflow.cache.indexing import move, pick, put, relocate, take
 from tetherflow.cache.rounding import rounded
 from tetherflow.cache.statistics import Statistics, moments
 
@@ -155,10 +155,6 @@ class LayerStore:
         """Keys and values of the first pending units where they are, `[2, B, n, T, H, D]`."""
         return self.units[:, :, self.shape.budget : self.shape.budget + count]
 
-    def set_aside(self, slots: Tensor) -> None:
-        """Copy keys and values of the units in `slots` `[B, n]` to the first pending slots."""
-        take_into(self.waiting_units(slots.shape[1]), self.units, self.book.row, slots, lead=1)
-
     def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
         """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row; `pool` should follow."""
         held = (buffer[:, slots.start : slots.stop].flatten(1, 2) for buffer in (self.keys, self.values))
@@ -167,12 +163,8 @@ class LayerStore:
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
         self.round(units)
-        self.write_units(slots, units)
-        self.write_statistics(slots, units)
-
-    def write_units(self, slots: Tensor, units: Tensor) -> None:
-        """Of all that `write` writes, only keys and values; a slot's own unit may come from where it is."""
         put(self.units, self.book.row, slots, units, lead=1)
+        self.write_statistics(slots, units)
 
     def round(self, units: Tensor) -> None:
         """Round the values among keys and values `[2, B, n, T, H, D]`, in place, if they are to be coarse."""
@@ -195,18 +187,25 @@ class LayerStore:
             rotated: whether the rotated keys go along.
         """
         self.book.move(source, target)
-        self.move_units(source, target)
-        if rotated:
-            self.move_rotated(source, target)
-
-    def move_units(self, source: Tensor, target: Tensor) -> None:
-        """Of all that `move` moves, only keys and values."""
         move(self.units, self.book.row, source, target, lead=1)
-
-    def move_rotated(self, source: Tensor, target: Tensor) -> None:
-        """Of all that `move` moves, only rotated keys, if there are any of its own."""
-        if self.rotated is not None and not self.shared:
+        if rotated and self.rotated is not None and not self.shared:
             move(self.rotated, self.book.row, source, target)
+
+    def relocate(self, source: Tensor, target: Tensor, *, aside: bool = False) -> None:
+        """Copy keys and values of units to slots that are no other's source (see `indexing.relocate`).
+
+        Args:
+            source: slots to read, `[B, n]`.
+            target: slots to write, likewise.
+            aside: whether what is there goes to the first pending slots before.
+        """
+        pending = self.shape.budget if aside else None
+        relocate(self.units, self.book.row, source, target, lead=1, aside=pending)
+
+    def relocate_rotated(self, source: Tensor, target: Tensor) -> None:
+        """The same for rotated keys, if there are any of its own."""
+        if self.rotated is not None and not self.shared:
+            relocate(self.rotated, self.book.row, source, target)
 
     def arrange(self) -> None:
         """Put the units held into slots in time order."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tetherflow.fp8_products import FP8
+from tetherflow.own_kernels import kernels, runs
 from tetherflow_backbones.causal_wan.modulation import gated, modulate
-from tetherflow_backbones.causal_wan.own_kernels import kernels, runs
+
+KERNELS: Final = "tetherflow_backbones.causal_wan.kernels"
 
 
 class Tokens(NamedTuple):
@@ -81,7 +83,7 @@ def add_norm_fused(
         that, float32 `[B, L]`, empty if there is none.
     """
     out, values, squares = _empty(x, limit)
-    kernels().add_norm(
+    kernels(KERNELS).add_norm(
         x.contiguous(), branch.contiguous(), gate, scale, shift, eps, limit, out, values, squares
     )
     return out, values, squares
@@ -98,7 +100,7 @@ add_norm_fused.register_fake(lambda x, *given: _empty(x, given[-1]))
 
 def add_norm_runs(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `add_norm_fused` runs on a device, and with it the like of it."""
-    if device.type != "cuda" or kernels() is None:
+    if device.type != "cuda" or kernels(KERNELS) is None:
         return False
     ones = torch.ones(1, 1, 16, device=device, dtype=dtype)
     return runs(

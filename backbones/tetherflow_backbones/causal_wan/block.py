@@ -14,7 +14,8 @@ from torch.nn import functional
 from tetherflow.cache import Rotary
 from tetherflow.cache.attention import PLAIN, Attention
 from tetherflow.fp8 import Fp8Linear
-from tetherflow_backbones.causal_wan.add_norm import Tokens, add_norm
+from tetherflow.own_kernels import kernels
+from tetherflow_backbones.causal_wan.add_norm import KERNELS, Tokens, add_norm
 from tetherflow_backbones.causal_wan.architecture import Architecture
 from tetherflow_backbones.causal_wan.feed_forward import FeedForward, in_8_bits, product
 from tetherflow_backbones.causal_wan.modulation import (
@@ -24,7 +25,6 @@ from tetherflow_backbones.causal_wan.modulation import (
     longest_norm,
     modulate,
 )
-from tetherflow_backbones.causal_wan.own_kernels import kernels
 from tetherflow_backbones.causal_wan.prompt import Prompt, attend_prompt, attend_whole
 from tetherflow_backbones.causal_wan.rotary import WanRotary
 
@@ -149,7 +149,7 @@ class SelfAttention(Projections):
             return None
         queries = packed.new_empty(keys.shape)
         weights, by_token = (self.norm_q.weight, self.norm_k.weight), phases.flatten(-5, -3)
-        kernels().write_packed(
+        kernels(KERNELS).write_packed(
             packed.contiguous(),
             *weights,
             self.norm_q.eps,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tetherflow.cache.attention import Attention
 from tetherflow.fp8_products import FP8
-from tetherflow_backbones.causal_wan.add_norm import Tokens
-from tetherflow_backbones.causal_wan.own_kernels import kernels, runs
+from tetherflow.own_kernels import kernels, runs
+from tetherflow_backbones.causal_wan.add_norm import KERNELS, Tokens
 
 
 class Prompt(NamedTuple):
@@ -76,7 +76,7 @@ def attend_prompt(query: Tensor, key: Tensor, value: Tensor, alike: int, limit: 
         Tokens `[B, L, heads * head_dim]`, in e4m3 if there is a limit.
     """
     out = query.new_empty(query.shape, dtype=query.dtype if limit is None else FP8)
-    kernels().attend_prompt(query.contiguous(), key, value, math.log2(alike), limit, out)
+    kernels(KERNELS).attend_prompt(query.contiguous(), key, value, math.log2(alike), limit, out)
     return Tokens(out.flatten(2), limit)
 
 

@@ -100,7 +100,7 @@ def test_attention_has_no_kernel_for_other_rotations() -> None:
     complexes, exact = (WanRotary(12, (2, 2), dtype) for dtype in (torch.float32, torch.float64))
     for rotary in (complexes, exact, Still()):
         phases = rotary.phases(torch.arange(3))
-        assert source.write(packed, rotary, phases, slots, slots, coarse=False) is None
+        assert source.write(packed, rotary, phases, slots, slots, None, coarse=False) is None
     assert not slots.any()
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 
 @cache
-def kernels() -> Any:
-    """The module of kernels in Triton; None where there is none."""
+def kernels(module: str) -> Any:
+    """A module of kernels in Triton; None where there is no Triton."""
     try:
-        return import_module("tetherflow_backbones.causal_wan.kernels")
+        return import_module(module)
     except ImportError:
         return None
 
