@@ -102,6 +102,7 @@ class Participation(Scorer):
     options: Options
     fixed = ("window",)
     needs_query = True
+    reads_statistics = False
 
     def side_stores(self, shape: SideShape) -> Mapping[str, SideStore]:
         """The newest clean frames' queries, rotated and summed, float32 `[window, heads, head_dim]`."""

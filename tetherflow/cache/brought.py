@@ -20,12 +20,14 @@ class Brought(Protocol):
         """What all of it is made of."""
         ...
 
+    @property
     def query(self) -> Tensor:
         """Queries by frame, `[B, F, T, H, D]`, made once."""
         ...
 
+    @property
     def mean_query(self) -> Tensor:
-        """Their mean over all tokens, float32 `[B, H, D]`."""
+        """Their mean over all tokens, float32 `[B, H, D]`, made once."""
         ...
 
     def key_value(self) -> tuple[Tensor, Tensor]:
@@ -58,12 +60,14 @@ class Apart:
         """All three."""
         return self.queries, self.keys, self.values
 
+    @property
     def query(self) -> Tensor:
         """Queries by frame, `[B, F, T, H, D]`."""
         return self.placing.by_frame(self.queries)
 
+    @cached_property
     def mean_query(self) -> Tensor:
-        """Their mean over all tokens, float32 `[B, H, D]`."""
+        """Their mean over all tokens, float32 `[B, H, D]`, made once."""
         return self.placing.mean_of(self.queries)
 
     def key_value(self) -> tuple[Tensor, Tensor]:
@@ -95,12 +99,14 @@ class Packed:
         """The one."""
         return (self.packed,)
 
+    @cached_property
     def query(self) -> Tensor:
         """Queries by frame, `[B, F, T, H, D]`, made once."""
-        return self._query
+        return self.placing.by_frame(self.placing.query_of(self.packed, self.source))
 
+    @cached_property
     def mean_query(self) -> Tensor:
-        """Their mean over all tokens, float32 `[B, H, D]`; none but the mean is made."""
+        """Their mean over all tokens, float32 `[B, H, D]`, made once; the queries themselves are not made."""
         return self.placing.mean_query_of(self.packed, self.source)
 
     def key_value(self) -> tuple[Tensor, Tensor]:
@@ -110,7 +116,3 @@ class Packed:
     def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
         """Write them to their slots, and rotate queries, in one kernel where there is one."""
         return self.placing.write_packed(self.packed, self.source, phases, keys, values, plain)
-
-    @cached_property
-    def _query(self) -> Tensor:
-        return self.placing.by_frame(self.placing.query_of(self.packed, self.source))

@@ -146,6 +146,7 @@ class Uses:
         raw: whether unrotated keys are read.
         statistics: whether units' statistics are read in every decision, so that keeping them pays.
         key_norms: whether the norms of units' keys are read in every decision, likewise.
+        mean_query: whether the mean of a pass's queries is read in every decision, so that it is made first.
         decides_at: the layer whose choice all later ones share; None if each decides alone.
         metadata: what is noted of each unit: name, and the value of a new one.
         whole_frames: the stage that takes no units smaller than a frame, if there is one.
@@ -162,6 +163,7 @@ class Uses:
     raw: bool = False
     statistics: bool = False
     key_norms: bool = False
+    mean_query: bool = False
     decides_at: int | None = None
     metadata: Mapping[str, float] = attrs.field(factory=dict)
     whole_frames: str | None = None

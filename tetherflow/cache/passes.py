@@ -173,6 +173,8 @@ class CachePasses(CacheState):
             self.beside.join()  # what the pass before, or the layer, has left to be done beside it
         slots = range(self._history, self.held)
         turned: Tensor | None = None
+        if decides and self.policy.uses.mean_query and self._choice_for(layer) is None:
+            _ = brought.mean_query  # by itself: beside the writes it would take three times as long
         # A decision looks at queries alone. What is made beside it may be freed without a word: nothing else
         # is made there before the next `beside`, which waits for all that reads it here.
         with self.beside(*brought.tensors) if decides else nullcontext():

@@ -147,7 +147,9 @@ def _decide(
     """Score the candidates and select among them."""
     store, policy, standing = site.store, site.policy, site.regions.memory.start
     competing = known.slots[:, standing:]
-    query, mean_query = (None, None) if brought is None else (brought.query, brought.mean_query)
+    query, mean_query = None, None
+    if brought is not None:
+        query, mean_query = lambda: brought.query, lambda: brought.mean_query
     candidates = Candidates(
         layer=site.layer,
         chunk=site.chunk,
