@@ -209,7 +209,11 @@ class _Recorder:
             self._pool = torch.cuda.graph_pool_handle()
         # Not `torch.cuda.graph`, which would wait for the device and collect garbage each time. Other threads
         # may allocate and copy meanwhile: only what this one does must be recordable.
-        with torch.cuda.stream(self._streams[once]):
+        stream, before = self._streams[once], torch.cuda.current_stream()
+        # Before it records, torch resets on this stream what recordings draw random numbers by. That must not
+        # happen while another one is computed, nor after this one has been told where to go on.
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
             graph.capture_begin(self._pool if once else None, capture_error_mode="thread_local")
             try:
                 result = compute()
@@ -221,6 +225,7 @@ class _Recorder:
             except RuntimeError:
                 _free_generators()
                 raise
+        before.wait_stream(stream)
         return result
 
     def keep(self, graph: torch.cuda.CUDAGraph) -> None:
