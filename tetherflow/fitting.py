@@ -124,9 +124,6 @@ def uses_of(
                 )
     merges = any(isinstance(stage, Merger) for stage in stages)
     reads_statistics = any(isinstance(stage, Scorer) and stage.reads_statistics for stage in stages)
-    queries = any(
-        isinstance(stage, Scorer) and stage.needs_query and stage.reads_statistics for stage in stages
-    )
     edits = any(isinstance(stage, Editor) for stage in stages)
     reads = any(stage.reads_keys for stage in stages)
     return Uses(
@@ -141,7 +138,7 @@ def uses_of(
         raw=reads or merges or select is not None or "place" in hooks or "revise" in hooks,
         statistics=reads_statistics or edits or measures,
         key_norms=any(isinstance(stage, Scorer) and stage.reads_norms for stage in stages),
-        mean_query=queries,
+        mean_query=any(isinstance(stage, Scorer) and stage.reads_mean_query for stage in stages),
         decides_at=None if select is None else select.decides_at,
         metadata=metadata,
         whole_frames=next((stage.name for stage in stages if stage.whole_frames), None),

@@ -11,7 +11,7 @@ from typing import Any
 
 @cache
 def kernels(module: str) -> Any:
-    """A module of kernels in Triton; None where there is no Triton."""
+    """A module of kernels in Triton; None where it cannot be imported, as without Triton."""
     try:
         return import_module(module)
     except ImportError:

@@ -82,6 +82,8 @@ class Scorer(Stage):
     """Names of the scorers whose scores this one builds on; they come before it in the recipe."""
     needs_query: bool = False
     """Whether it reads the pass's queries; memory cannot then be decided as a chunk begins."""
+    reads_mean_query: bool = False
+    """Whether it reads `candidates.mean_query` whenever it is asked; that is then made first, and alone."""
     reads_norms: bool = False
     """Whether it reads `candidates.key_norms`; they are then kept, and no key is read again."""
     reads_statistics: bool = True

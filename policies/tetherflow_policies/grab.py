@@ -28,6 +28,7 @@ class Relevance(Scorer):
 
     options: Options
     needs_query = True
+    reads_mean_query = True
 
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tetherflow import Layout
 from tetherflow.cache.one_sample import one_sample
+from tetherflow.errors import TetherflowError
 from tetherflow.testing.strategies import Rollout, last_shown
 from tetherflow.testing.watch import tensors_in
 
@@ -54,6 +56,29 @@ def test_a_sample_is_shown_as_if_alone(hook: str, argument: str, row: int) -> No
     assert found.keys() == expected.keys()
     for name, x in expected.items():
         torch.testing.assert_close(found[name], x, msg=lambda text, name=name: f"{name}: {text}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_queries_of_a_sample_are_made_when_they_are_asked_for(row: int) -> None:
+    whole, made = shown("score", "candidates"), list[str]()
+
+    def makes(name: str) -> Callable[[], Tensor]:
+        found = getattr(whole, name)
+        return lambda: (made.append(name), found)[1]
+
+    lazy = attrs.evolve(whole, query=makes("query"), mean_query=makes("mean_query"))
+    one = one_sample(lazy, row)
+    assert not made
+    assert torch.equal(one.query, whole.query[row : row + 1])
+    assert torch.equal(one.mean_query, whole.mean_query[row : row + 1])
+    assert made == ["query", "mean_query"]
+
+
+def test_a_sample_has_no_queries_where_the_batch_has_none() -> None:
+    one = one_sample(attrs.evolve(shown("score", "candidates"), query=None, mean_query=None), 1)
+    assert one._query is one._mean_query is None
+    with pytest.raises(TetherflowError, match="there is no query yet"):
+        _ = one.query
 
 
 def test_what_is_no_batch_comes_back_as_it_is() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.cache.drive import Sizes, assert_same, contents
-from tetherflow import Layout, When
+from tetherflow import Candidates, Layout, Scorer, When, hookimpl
 from tetherflow.cache import CacheEngine
 from tetherflow.cache.interfaces import Positions, Rotary
 from tetherflow.pipeline import Pipeline
@@ -148,3 +148,40 @@ def test_a_source_that_writes_by_itself_is_asked_in_every_pass(able: bool, posit
     source = HalvesAtOnce(able=able)
     drive(one, other, frames=2, chunks=6, source=source)
     assert source.asked == 6 * 3 * SIZES.layers
+
+
+class Asks(KeyNorm):
+    """Looks at all queries, and at their mean."""
+
+    needs_query = True
+
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        assert torch.equal(candidates.query.mean(dim=(1, 2)), candidates.mean_query)
+        return candidates.mean_keys.mean(dim=(2, 3))
+
+
+class Counts(HalvesAtOnce):
+    """Counts how often queries are normalised to be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(able=True)
+        self.looked = 0
+
+    def query_of(self, packed: Tensor) -> Tensor:
+        self.looked += 1
+        return super().query_of(packed)
+
+
+@pytest.mark.parametrize(("scorer", "looks"), [(KeyNorm, 0), (Relevance, 1), (Asks, 1)])
+def test_queries_are_normalised_as_often_as_a_decision_looks_at_them(
+    scorer: type[Scorer], looks: int
+) -> None:
+    """Not at all, for their mean, or once for all that is asked; that of a source's own `write` aside."""
+    policy = Pipeline(RecallWindow(), [scorer()], TopM(), [Tame()])
+    assert policy.uses.mean_query == (scorer is Relevance)
+    one, other = (CacheEngine(SIZES.shape, Layout(1, 3, 4), policy, SIZES.rotary) for _ in range(2))
+    source = Counts()
+    drive(one, other, frames=2, chunks=6, source=source)
+    decisions = 2 * SIZES.layers  # in the last chunks, which push units out of recent
+    assert source.looked - source.asked == looks * decisions

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 
 from tetherflow.cache.book import EMPTY
-from tetherflow.cache.indexing import close_up, movers_first
+from tetherflow.cache.indexing import close_up, movers_first, relocate
 from tetherflow.cache.statistics import Statistics
 from tetherflow.cache.store import LayerStore, StoreShape
 
@@ -206,3 +206,23 @@ def test_norms_of_half_precision_are_summed_in_float32() -> None:
     found = half.key_norms(half.order)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, half.keys[:, :4].float().norm(dim=-1).mean(dim=2))
+
+
+@pytest.mark.parametrize("aside", [True, False])
+@given(departure=departures())
+def test_units_are_relocated_into_holes(aside: bool, departure: tuple[torch.Tensor, int]) -> None:
+    """And what was there goes past the others before, in the order in which the holes are named."""
+    leaving, held = departure
+    batch, count = leaving.shape
+    source, row = close_up(leaving, held), torch.arange(batch)[:, None]
+    units = torch.randn(2, batch, held + count, 3, 2, generator=torch.Generator().manual_seed(0))
+    expected = units.clone()
+    for sample in range(batch):
+        for index, (at, hole) in enumerate(
+            zip(source[sample].tolist(), leaving[sample].tolist(), strict=True)
+        ):
+            expected[:, sample, hole] = units[:, sample, at]
+            if aside:
+                expected[:, sample, held + index] = units[:, sample, hole]
+    relocate(units, row, source, leaving, lead=1, aside=held if aside else None)
+    assert torch.equal(units, expected)

@@ -166,7 +166,7 @@ def test_heads_that_the_kernel_does_not_compute_do_without() -> None:
 
 
 def _last(buffers: torch.Tensor, frames: int) -> tuple[torch.Tensor, ...]:
-    """The last frames' slots of keys and of values."""
+    """The last frames' slots of rotated keys, of values and of plain keys."""
     return tuple(buffer[:, -frames:].flatten(1, 2) for buffer in buffers)
 
 

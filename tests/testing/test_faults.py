@@ -194,6 +194,42 @@ class SpoilsCandidates(Scorer):
         return candidates.mean_keys.mean(dim=(2, 3))
 
 
+class Silent(Scorer):
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        return candidates.mean_keys.mean(dim=(2, 3))
+
+
+class SpoilsQueries(Scorer):
+    """Scales the pass's queries in place."""
+
+    needs_query = True
+
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        candidates.query.div_(2)
+        return candidates.mean_keys.mean(dim=(2, 3))
+
+
+class SpoilsTheMeanQuery(SpoilsQueries):
+    """Scales the mean of the pass's queries in place."""
+
+    reads_mean_query = True
+
+    @hookimpl
+    def score(self, candidates: Candidates) -> Tensor:
+        candidates.mean_query.div_(2)
+        return candidates.mean_keys.mean(dim=(2, 3))
+
+
+class SpoilsQueriesAfterwards(Silent):
+    """Scales the pass's queries in place, after it."""
+
+    @hookimpl
+    def revise(self, slots: Slots) -> None:
+        slots.query.div_(2)
+
+
 class ForgetsByLot(SinkWindow):
     """Lets as many frames stay at a prompt switch as a die says."""
 
@@ -212,12 +248,6 @@ class RemembersTheSwitch(SinkWindow):
         if slots.event is not None:
             self.jump = 9
         return [rank + (self.jump if rank in slots.current else 0) for rank in range(slots.held)]
-
-
-class Silent(Scorer):
-    @hookimpl
-    def score(self, candidates: Candidates) -> Tensor:
-        return candidates.mean_keys.mean(dim=(2, 3))
 
 
 class TakesAnything(Editor):
@@ -264,6 +294,9 @@ PLANTED: list[tuple[type[Stage], Rule, str]] = [
     (RemembersTheSwitch, continues_from_a_snapshot, "gave another result when a snapshot was continued"),
     (SpoilsScores, writes_only_its_draft, r"changed scores\['kit-spread'\], which is not its own; change a"),
     (SpoilsCandidates, writes_only_its_draft, "changed candidates.mean_keys, which is not its own"),
+    (SpoilsQueries, writes_only_its_draft, "changed candidates.query, which is not its own"),
+    (SpoilsTheMeanQuery, writes_only_its_draft, "changed candidates.mean_query, which is not its own"),
+    (SpoilsQueriesAfterwards, writes_only_its_draft, "changed slots.query, which is not its own"),
     (Silent, describes_itself, "has no docstring; its first line is what `tetherflow plugins` shows"),
     (
         TakesAnything,
@@ -272,7 +305,11 @@ PLANTED: list[tuple[type[Stage], Rule, str]] = [
     ),
 ]
 
-OTHER_HOOKS: dict[type[Stage], str] = {ForgetsByLot: "switch", RemembersTheSwitch: "place"}
+OTHER_HOOKS: dict[type[Stage], str] = {
+    ForgetsByLot: "switch",
+    RemembersTheSwitch: "place",
+    SpoilsQueriesAfterwards: "revise",
+}
 """Hooks at fault that are not the stage's own."""
 
 

@@ -27,7 +27,7 @@ class Beside:
         self._stream: torch.cuda.Stream | None = None
         self._read: list[Tensor] = []
         self._later: list[Work] = []
-        self._done: list[Work] = []  # what it read must not be freed before it is joined
+        self._done: list[Work] = []  # what it read must not be freed before it is waited for
         self._busy = False
 
     @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tetherflow.cache.interfaces import Unpacks
 from tetherflow.cache.placing import Placing
+from tetherflow.cache.slots import Lazy
 
 
 class Brought(Protocol):
@@ -21,8 +22,8 @@ class Brought(Protocol):
         ...
 
     @property
-    def query(self) -> Tensor:
-        """Queries by frame, `[B, F, T, H, D]`, made once."""
+    def shown(self) -> Lazy:
+        """Queries by frame, `[B, F, T, H, D]`, as stages are shown them."""
         ...
 
     @property
@@ -61,8 +62,8 @@ class Apart:
         return self.queries, self.keys, self.values
 
     @property
-    def query(self) -> Tensor:
-        """Queries by frame, `[B, F, T, H, D]`."""
+    def shown(self) -> Lazy:
+        """Queries by frame, `[B, F, T, H, D]`, not a copy."""
         return self.placing.by_frame(self.queries)
 
     @cached_property
@@ -99,14 +100,20 @@ class Packed:
         """The one."""
         return (self.packed,)
 
+    @property
+    def shown(self) -> Lazy:
+        """What makes queries by frame, `[B, F, T, H, D]`, once."""
+        return lambda: self._query
+
     @cached_property
-    def query(self) -> Tensor:
-        """Queries by frame, `[B, F, T, H, D]`, made once."""
+    def _query(self) -> Tensor:
         return self.placing.by_frame(self.placing.query_of(self.packed, self.source))
 
     @cached_property
     def mean_query(self) -> Tensor:
-        """Their mean over all tokens, float32 `[B, H, D]`, made once; the queries themselves are not made."""
+        """Their mean over all tokens, float32 `[B, H, D]`, made once; of all queries only if there."""
+        if "_query" in self.__dict__:
+            return self.placing.mean_of(self._query.flatten(1, 2))
         return self.placing.mean_query_of(self.packed, self.source)
 
     def key_value(self) -> tuple[Tensor, Tensor]:

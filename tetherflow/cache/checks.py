@@ -68,7 +68,7 @@ class Checks:
         Reads `x` once: its extremes are NaN if any element is. A comparison would make tensors of its size.
 
         Args:
-            x: looked at beside what follows, so it must not change before the decision is made.
+            x: looked at beside what follows, so it must not change before the chunk ends.
             above: what each element must exceed.
             below: what each must stay under.
             failure: makes the error.

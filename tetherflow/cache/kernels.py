@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK: Final = 2048
-"""Words of 8 bytes that a program copies."""
+"""Words of 8 bytes that a program copies at most."""
 
 
 def relocate(buffer: Tensor, source: Tensor, target: Tensor, aside: int | None) -> None:
@@ -29,7 +29,8 @@ def relocate(buffer: Tensor, source: Tensor, target: Tensor, aside: int | None) 
     lead, batch, _, words = buffer.shape
     count = source.shape[1]
     with torch.cuda.device(buffer.device):
-        _relocate[(triton.cdiv(words, _BLOCK), count, lead * batch)](
+        block = min(_BLOCK, triton.next_power_of_2(words))
+        _relocate[(count, triton.cdiv(words, block), lead * batch)](  # only the first may exceed 65535
             buffer,
             source.contiguous(),
             target.contiguous(),
@@ -41,7 +42,7 @@ def relocate(buffer: Tensor, source: Tensor, target: Tensor, aside: int | None) 
             buffer.stride(1),
             buffer.stride(2),
             keeps=aside is not None,
-            block=_BLOCK,
+            block=block,
             num_warps=4,
         )
 
@@ -61,9 +62,9 @@ def _relocate(
     keeps: tl.constexpr,
     block: tl.constexpr,
 ):
-    unit, row = tl.program_id(1), tl.program_id(2)
+    unit, row = tl.program_id(0), tl.program_id(2)
     lead, sample = (row // batch).to(tl.int64), (row % batch).to(tl.int64)
-    word = tl.program_id(0) * block + tl.arange(0, block)
+    word = tl.program_id(1) * block + tl.arange(0, block)
     inside = word < words
     source = tl.load(source_ptr + sample * count + unit)
     target = tl.load(target_ptr + sample * count + unit)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tetherflow.cache.answers import Ranks
 from tetherflow.cache.newcomers import Newcomers
-from tetherflow.cache.slots import Reader, Slots
+from tetherflow.cache.slots import Lazy, Reader, Slots
 from tetherflow.cache.stage_data import Candidates, Draft
 from tetherflow.cache.statistics import Statistics
 
@@ -31,6 +31,7 @@ def one_sample(given: Any, index: int) -> Any:
 
 def _candidates(whole: Candidates, index: int) -> Candidates:
     row, known = slice(index, index + 1), whole._mean_keys
+    mean_query = whole._mean_query
     return attrs.evolve(
         whole,
         sample=index,
@@ -38,8 +39,8 @@ def _candidates(whole: Candidates, index: int) -> Candidates:
         metadata=_rows(whole.metadata, index),
         sides=_rows(whole._sides, index),
         mean_keys=known[row] if isinstance(known, Tensor) else lambda: whole.mean_keys[row],
-        mean_query=lambda: whole.mean_query[row],
-        query=lambda: whole.query[row],
+        mean_query=(lambda: whole.mean_query[row]) if callable(mean_query) else _rows(mean_query, index),
+        query=_query(whole, index),
         read_keys=lambda: whole.read_keys()[row],
         read_values=lambda: whole.read_values()[row],
         read_slots=lambda: _slots(whole.read_slots(), index),
@@ -73,8 +74,15 @@ def _slots(whole: Slots, index: int) -> Slots:
         metadata=_rows(whole.metadata, index),
         sides=_rows(whole._sides, index),
         reader=reader,
-        query=lambda: whole.query[index : index + 1],
+        query=_query(whole, index),
     )
+
+
+def _query(whole: Candidates | Slots, index: int) -> Lazy | None:
+    """A sample's queries, made when they are asked for if all samples' are."""
+    if whole._query is None or isinstance(whole._query, Tensor):
+        return None if whole._query is None else whole._query[index : index + 1]
+    return lambda: whole.query[index : index + 1]
 
 
 def _newcomers(whole: Newcomers, row: slice) -> Newcomers:

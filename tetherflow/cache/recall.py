@@ -15,6 +15,7 @@ from tetherflow.cache.known import Known
 from tetherflow.cache.merging import absorb
 from tetherflow.cache.newcomers import Newcomers
 from tetherflow.cache.site import Site
+from tetherflow.cache.slots import Lazy
 from tetherflow.cache.stage_data import Candidates, Draft
 from tetherflow.cache.statistics import Statistics, pooled
 from tetherflow.cache.store import LayerStore
@@ -147,9 +148,11 @@ def _decide(
     """Score the candidates and select among them."""
     store, policy, standing = site.store, site.policy, site.regions.memory.start
     competing = known.slots[:, standing:]
-    query, mean_query = None, None
+    query: Lazy | None = None
+    mean_query: Lazy | None = None
     if brought is not None:
-        query, mean_query = lambda: brought.query, lambda: brought.mean_query
+        query = brought.shown
+        mean_query = brought.mean_query if policy.uses.mean_query else lambda: brought.mean_query
     candidates = Candidates(
         layer=site.layer,
         chunk=site.chunk,

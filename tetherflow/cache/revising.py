@@ -19,7 +19,7 @@ def revise(site: Site, view: View, brought: Brought) -> None:
         view: what it attended over.
         brought: what the pass brings.
     """
-    for revision in site.policy.revise(site.slots(lambda: brought.query), site.checks):
+    for revision in site.policy.revise(site.slots(brought.shown), site.checks):
         slots = site.store.at(revision.ranks)
         site.store.book.note(slots, revision.metadata)
         if revision.keys is not None and revision.values is not None:

@@ -99,7 +99,8 @@ class OfUnits:
     def query(self) -> Tensor:
         """Unrotated queries of the current pass `[B, F, tokens of a frame, heads, head_dim]`; not a copy.
 
-        They may have to be normalised first; `Candidates.mean_query` takes less.
+        Where they are yet to be normalised, that is done once a layer, when a stage asks for them;
+        `Candidates.mean_query` takes less.
 
         Raises:
             TetherflowError: There are none: the chunk has not begun its passes.
