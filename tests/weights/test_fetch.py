@@ -109,6 +109,9 @@ def test_what_huggingface_hub_has_cached_is_not_downloaded(
     cached.parent.mkdir(parents=True)
     cached.write_bytes(CONTENT["o/small/vae.bin"])
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    found = plan([pinned("o/small/vae.bin"), pinned("o/big/sub/w.bin")], tmp_path / "weights")
+    assert found.cached_bytes == len(CONTENT["o/small/vae.bin"])
+    assert found.download_bytes == len(CONTENT["o/big/sub/w.bin"])
     (fetched,) = fetch(tmp_path / "weights", pinned("o/small/vae.bin"))
     assert fetched.path.read_bytes() == CONTENT["o/small/vae.bin"]
     assert hub.ranges == []

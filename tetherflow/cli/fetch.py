@@ -49,8 +49,10 @@ def command(
     typer.echo(f"{backbone}: {len(files)} files in {found.folder}", err=True)
     if found.missing:
         need, free = in_words(found.download_bytes), in_words(found.free_bytes)
-        begun = f" besides {in_words(found.begun_bytes)} from an earlier try" if found.begun_bytes else ""
-        typer.echo(f"to download: {len(found.missing)} files, {need}{begun} ({free} free)", err=True)
+        there = {"an earlier try": found.begun_bytes, "huggingface_hub's own cache": found.cached_bytes}
+        besides = " and ".join(f"{in_words(count)} from {where}" for where, count in there.items() if count)
+        besides = f" besides {besides}" if besides else ""
+        typer.echo(f"to download: {len(found.missing)} files, {need}{besides} ({free} free)", err=True)
     carry_out(found, _report)
 
 

@@ -22,27 +22,39 @@ class Plan:
         folder: the folder of weights.
         present: files that are there, to be checked only.
         missing: files to download, with the commit, size and hash that the Hub has on record.
+        cached: those of them that huggingface_hub has in its own cache, from where they are linked.
     """
 
     folder: Path
     present: tuple[PublishedFile, ...]
     missing: tuple[PublishedFile, ...]
+    cached: tuple[PublishedFile, ...] = ()
 
     @property
     def download_bytes(self) -> int:
         """How much is to be downloaded still."""
-        return sum(file.size or 0 for file in self.missing) - self.begun_bytes
+        return sum((file.size or 0) - _begun(file, self.folder) for file in self._served)
 
     @property
     def begun_bytes(self) -> int:
         """How much of the missing files earlier downloads, which were cut off, left to go on from."""
-        return sum(_begun(file, self.folder) for file in self.missing)
+        return sum(_begun(file, self.folder) for file in self._served)
+
+    @property
+    def cached_bytes(self) -> int:
+        """How much of the missing files huggingface_hub has in its own cache."""
+        return sum(file.size or 0 for file in self.cached)
 
     @property
     def free_bytes(self) -> int:
         """Free space where the folder is, or will be."""
         existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         return shutil.disk_usage(existing).free
+
+    @property
+    def _served(self) -> tuple[PublishedFile, ...]:
+        """What the Hub is to send, some of it or all."""
+        return tuple(file for file in self.missing if file not in self.cached)
 
 
 @attrs.frozen
@@ -81,9 +93,10 @@ def plan(files: Sequence[PublishedFile], folder: Path, offline: bool = False) ->
         raise WeightsError(_by_hand(missing, folder, "they are not there, and nothing may be downloaded"))
     try:
         hub = Hub()
-        return Plan(folder, present, tuple(hub.resolve(file) for file in missing))
+        resolved = tuple(hub.resolve(file) for file in missing)
     except HubUnreachable as error:
         raise WeightsError(_by_hand(missing, folder, str(error))) from error
+    return Plan(folder, present, resolved, tuple(file for file in resolved if hub.cached(file) is not None))
 
 
 def carry_out(plan: Plan, report: Callable[[Fetched], None] = lambda fetched: None) -> list[Fetched]:

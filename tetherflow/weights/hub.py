@@ -55,6 +55,11 @@ class Hub:
                 )
         return PublishedFile(file.repo, file.path, revision, size, file.sha256 or sha256)
 
+    def cached(self, file: PublishedFile) -> Path | None:
+        """Where huggingface_hub has a file in its own cache, if it has."""
+        found = self._library.try_to_load_from_cache(file.repo, file.path, revision=file.revision)
+        return Path(found).resolve() if isinstance(found, str) else None
+
     def download(self, file: PublishedFile, folder: Path) -> Path:
         """Bring a file to its place in a folder of weights, going on where an earlier try was cut off.
 
@@ -70,11 +75,11 @@ class Hub:
             OutputError: The folder cannot be written.
         """
         place, partial, library = file.place(folder), file.partial(folder), self._library
-        cached = library.try_to_load_from_cache(file.repo, file.path, revision=file.revision)
+        cached = self.cached(file)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(cached, str):
-                _link(Path(cached).resolve(), place)
+            if cached is not None:
+                _link(cached, place)
                 return place
             with partial.open("ab") as target:
                 if file.size is not None and target.tell() > file.size:
