@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_LEAST: Final = 128
 _BLOCK: Final = 2048
-"""Words of 8 bytes that a program copies at most."""
+"""Words of 8 bytes that a program has room for, at least and at most."""
 
 
 def relocate(buffer: Tensor, source: Tensor, target: Tensor, aside: int | None) -> None:
@@ -29,7 +30,7 @@ def relocate(buffer: Tensor, source: Tensor, target: Tensor, aside: int | None) 
     lead, batch, _, words = buffer.shape
     count = source.shape[1]
     with torch.cuda.device(buffer.device):
-        block = min(_BLOCK, triton.next_power_of_2(words))
+        block = min(_BLOCK, max(_LEAST, triton.next_power_of_2(words)))
         _relocate[(count, triton.cdiv(words, block), lead * batch)](  # only the first may exceed 65535
             buffer,
             source.contiguous(),
