@@ -35,7 +35,6 @@ _ROTATION: Final = (
     "query_of",
     "mean_of",
     "mean_query_of",
-    "key_value_of",
     "rotate",
     "turn",
 )

@@ -31,10 +31,6 @@ class Brought(Protocol):
         """Their mean over all tokens, float32 `[B, H, D]`, made once."""
         ...
 
-    def key_value(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, each `[B, F*T, H, D]`."""
-        ...
-
     def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
         """Write them to their slots, and rotate queries (see `Placing.write`)."""
         ...
@@ -70,10 +66,6 @@ class Apart:
     def mean_query(self) -> Tensor:
         """Their mean over all tokens, float32 `[B, H, D]`, made once."""
         return self.placing.mean_of(self.queries)
-
-    def key_value(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, each `[B, F*T, H, D]`."""
-        return self.keys, self.values
 
     def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
         """Write them to their slots, and rotate queries."""
@@ -115,10 +107,6 @@ class Packed:
         if "_query" in self.__dict__:
             return self.placing.mean_of(self._query.flatten(1, 2))
         return self.placing.mean_query_of(self.packed, self.source)
-
-    def key_value(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, each `[B, F*T, H, D]`."""
-        return self.placing.key_value_of(self.packed, self.source)
 
     def write(self, phases: Tensor, keys: Tensor, values: Tensor, plain: Tensor | None) -> Tensor:
         """Write them to their slots, and rotate queries, in one kernel where there is one."""

@@ -168,21 +168,15 @@ class CachePasses(CacheState):
         store = self.layers[layer]
         stays = self.phase is Phase.COMMIT and store.rotated is not None
         decides = self._decides(layer)
-        moves = decides and self.policy.uses.place  # the decision may place the chunk elsewhere
         if not decides or self._known is None:
             self.beside.join()  # what the pass before, or the layer, has left to be done beside it
         slots = range(self._history, self.held)
-        turned: Tensor | None = None
         if decides and self.policy.uses.mean_query and self._choice_for(layer) is None:
             _ = brought.mean_query  # by itself: beside the writes it would take three times as long
         # A decision looks at queries alone. What is made beside it may be freed without a word: nothing else
         # is made there before the next `beside`, which waits for all that reads it here.
         with self.beside(*brought.tensors) if decides else nullcontext():
-            # Before memory is decided, since its stages may read them.
-            if moves and stays:
-                store.take_in(slots, *brought.key_value())
-            elif not moves:
-                turned = self._write(layer, brought, stays=stays)
+            turned = self._write(layer, brought, stays=stays)  # first, since stages may read what is written
             if stays:
                 self.beside.later(partial(store.pool, slots.start, slots.stop))
         written = self.beside.mark()
@@ -192,7 +186,7 @@ class CachePasses(CacheState):
         if store.shared:
             self.placing.rotate(store, range(self._history), view.placement)
         written()  # before any of it is read here
-        if turned is None:
+        if decides and self.policy.uses.place:  # which may have placed the chunk elsewhere
             turned = self._write(layer, brought)
         self.beside.launch()
         return view, turned

@@ -137,10 +137,6 @@ class Placing:
         """Normalised queries `[B, F*T, H, D]` of one tensor `[B, F*T, 3, H, D]`."""
         return self.fuse(_query_of)(packed, source)
 
-    def key_value_of(self, packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor]:
-        """Normalised keys, and values, likewise."""
-        return self.fuse(_key_value_of)(packed, source)
-
     def rotate(self, store: LayerStore, ranks: Ranks, placement: Placement | None) -> None:
         """Rotate the keys at some ranks into the copy that attention reads."""
         slots = store.at(ranks)
@@ -187,10 +183,6 @@ def _mean_query_of(packed: Tensor, source: Unpacks) -> Tensor:
 
 def _query_of(packed: Tensor, source: Unpacks) -> Tensor:
     return source.query_of(packed)
-
-
-def _key_value_of(packed: Tensor, source: Unpacks) -> tuple[Tensor, Tensor]:
-    return source.key_value_of(packed)
 
 
 def _write_packed(

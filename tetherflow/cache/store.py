@@ -155,11 +155,6 @@ class LayerStore:
         """Keys and values of the first pending units where they are, `[2, B, n, T, H, D]`."""
         return self.units[:, :, self.shape.budget : self.shape.budget + count]
 
-    def take_in(self, slots: range, keys: Tensor, values: Tensor) -> None:
-        """Write unrotated keys and values `[B, n * T, H, D]` to slots in a row; `pool` should follow."""
-        held = (buffer[:, slots.start : slots.stop].flatten(1, 2) for buffer in (self.keys, self.values))
-        self.fuse(_copy)(self.coarse, keys, values, *held)
-
     def write(self, slots: Tensor, units: Tensor) -> None:
         """Write unrotated keys and values `[2, B, n, T, H, D]` to `slots` `[B, n]`, and their statistics."""
         self.round(units)
@@ -267,11 +262,6 @@ class LayerStore:
 def _in_time(origins: Tensor) -> Tensor:
     """Slots of units in the order of their origins `[B, held]`."""
     return origins.argsort(dim=1)
-
-
-def _copy(coarse: bool, keys: Tensor, values: Tensor, to_keys: Tensor, to_values: Tensor) -> None:
-    to_keys.copy_(keys)
-    to_values.copy_(rounded(values, coarse=coarse))
 
 
 def _round(values: Tensor) -> None:
