@@ -213,19 +213,21 @@ class _Recorder:
         # Before it records, torch resets on this stream what recordings draw random numbers by. That must not
         # happen while another one is computed, nor after this one has been told where to go on.
         stream.wait_stream(before)
-        with torch.cuda.stream(stream):
-            graph.capture_begin(self._pool if once else None, capture_error_mode="thread_local")
-            try:
-                result = compute()
-            except BaseException:  # an interrupt, too: the device must not be left recording
-                _abandon(graph)
-                raise
-            try:
-                graph.capture_end()
-            except RuntimeError:
-                _free_generators()
-                raise
-        before.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                graph.capture_begin(self._pool if once else None, capture_error_mode="thread_local")
+                try:
+                    result = compute()
+                except BaseException:  # an interrupt, too: the device must not be left recording
+                    _abandon(graph)
+                    raise
+                try:
+                    graph.capture_end()
+                except RuntimeError:
+                    _free_generators()
+                    raise
+        finally:
+            before.wait_stream(stream)
         return result
 
     def keep(self, graph: torch.cuda.CUDAGraph) -> None:
