@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -22,13 +23,36 @@ _ON_DEVICE: Final = ("kernel", "gpu_memcpy", "gpu_memset")
 _LAUNCHES: Final = ("cuda_runtime", "cuda_driver")
 
 
+@attrs.frozen
+class Inner:
+    """Operations that are a part of their own where they are called in a certain part, compiled or not.
+
+    Attributes:
+        name: of the part that they are.
+        outer: that in which they are called; where they are called in others, they belong to those.
+        operations: as torch's profiler names them, `aten::mm`.
+    """
+
+    name: str
+    outer: str
+    operations: Collection[str]
+
+    def within(self, part: str | None) -> str | None:
+        """The part that one belongs to which is called in another, or in none."""
+        return self.name if part == self.outer else part
+
+
 class KernelWatch:
     """Measures named parts; what a part's inner parts launch counts as theirs alone.
 
     Use it as a context manager around the work; the parts are known once it is left.
+
+    Args:
+        inner: operations that count as a part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inner: Inner | None = None) -> None:
+        self._inner = inner
         self._profile = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
         self._seconds: dict[str, float] = {}
 
@@ -43,7 +67,7 @@ class KernelWatch:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "trace.json"
                 self._profile.export_chrome_trace(str(path))
-                self._seconds = seconds_by_part(json.loads(path.read_text())["traceEvents"])
+                self._seconds = seconds_by_part(json.loads(path.read_text())["traceEvents"], self._inner)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -65,46 +89,64 @@ class KernelWatch:
         return dict(self._seconds)
 
 
+class _Moment(IntEnum):
+    """What happens on the host; of what happens at once, this is the order."""
+
+    END = 0
+    BEGIN = 1
+    LAUNCH = 2
+
+
 @attrs.frozen
 class _Point:
-    """A moment on the host: 0 a part ends, 1 one begins, 2 something is launched."""
+    """A moment on the host: a part or an operation ends or begins, or something is launched."""
 
     time: float
-    what: int
-    name: str = ""
+    what: _Moment
+    part: str | None = None
     seconds: float = 0.0
 
 
-def seconds_by_part(events: Iterable[dict[str, Any]]) -> dict[str, float]:
+def seconds_by_part(events: Iterable[dict[str, Any]], inner: Inner | None = None) -> dict[str, float]:
     """How long the device was busy for each part of a trace.
 
     Args:
         events: of a Chrome trace by torch's profiler, times in microseconds. A kernel belongs to the
             innermost part in which its thread launched it.
+        inner: operations that count as a part.
     """
     durations: dict[int, float] = {}
     threads: dict[object, list[_Point]] = defaultdict(list)
     launches: list[tuple[object, float, int]] = []
+    operations = inner.operations if inner else ()
     for event in events:
-        kind, args = event.get("cat"), event.get("args", {})
+        kind, args, name = event.get("cat"), event.get("args", {}), event.get("name", "")
         if kind in _ON_DEVICE and "correlation" in args:
             durations[args["correlation"]] = durations.get(args["correlation"], 0.0) + event["dur"] / 1e6
         elif kind in _LAUNCHES and "correlation" in args:
             launches.append((event["tid"], event["ts"], args["correlation"]))
-        elif kind == "user_annotation" and event["name"].startswith(_PREFIX):
-            name = event["name"].removeprefix(_PREFIX)
-            threads[event["tid"]].append(_Point(event["ts"], 1, name))
-            threads[event["tid"]].append(_Point(event["ts"] + event["dur"], 0, name))
+        elif kind == "user_annotation" and name.startswith(_PREFIX):
+            threads[event["tid"]] += _from_to(event, name.removeprefix(_PREFIX))
+        elif kind == "cpu_op" and name in operations:
+            threads[event["tid"]] += _from_to(event)
     for thread, moment, correlation in launches:
-        threads[thread].append(_Point(moment, 2, seconds=durations.get(correlation, 0.0)))
+        seconds = durations.get(correlation, 0.0)
+        threads[thread].append(_Point(moment, _Moment.LAUNCH, seconds=seconds))
     total: dict[str, float] = defaultdict(float)
     for points in threads.values():
-        open_parts: list[str] = []
+        open_parts: list[str | None] = [None]
         for point in sorted(points, key=lambda point: (point.time, point.what)):
-            if point.what == 1:
-                open_parts.append(point.name)
-            elif point.what == 0:
+            part = open_parts[-1]
+            if point.what is _Moment.END:
                 open_parts.pop()
-            elif open_parts:
-                total[open_parts[-1]] += point.seconds
+            elif point.what is _Moment.BEGIN:
+                open_parts.append(point.part or (inner.within(part) if inner else part))
+            elif part is not None:
+                total[part] += point.seconds
     return dict(total)
+
+
+def _from_to(event: dict[str, Any], part: str | None = None) -> list[_Point]:
+    """Beginning and end of a part, or of an operation."""
+    start, end = event["ts"], event["ts"] + event["dur"]
+    return [_Point(start, _Moment.BEGIN, part), _Point(end, _Moment.END)]

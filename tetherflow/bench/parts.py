@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import attrs
 import torch
 
-from tetherflow.bench.kernels import KernelWatch
+from tetherflow.bench.kernels import Inner, KernelWatch
 from tetherflow.bench.stopwatch import Stopwatch
 from tetherflow.cache import CacheEngine
 from tetherflow.cache.interfaces import Policy
@@ -20,11 +20,24 @@ PROMPT: Final = "prompt attention"
 POLICY: Final = "policy"
 CACHE: Final = "cache"
 ROTATION: Final = "rotation"
-REST: Final = "products and glue"
-PARTS: Final = (ATTENTION, PROMPT, POLICY, CACHE, ROTATION, REST)
-"""Attention on the cache and on the prompt; hooks of the policy's stages; what the engine copies and keeps in
-order; normalising and rotating queries and keys, and writing keys and values to slots; and the
-transformer's products with what lies between them."""
+PRODUCTS: Final = "products"
+GLUE: Final = "glue"
+PARTS: Final = (ATTENTION, PROMPT, PRODUCTS, GLUE, POLICY, CACHE, ROTATION)
+"""Attention on the cache and on the prompt; the transformer's matrix products, and what lies between them;
+hooks of the policy's stages; what the engine copies and keeps in order; normalising and rotating queries and
+keys, and writing keys and values to slots."""
+
+_PRODUCTS: Final = Inner(
+    PRODUCTS,
+    outer=GLUE,
+    operations=(
+        "aten::addmm",
+        "aten::mm",
+        "aten::_scaled_mm",
+        "tetherflow::fp8_linear",
+        "tetherflow::fp8_linear_gelu",
+    ),
+)
 
 _HOOKS: Final = ("evict", "score", "select", "edit")
 _ENGINE: Final = ("begin", "attend", "attend_packed", "keep", "keep_packed", "end")
@@ -41,19 +54,23 @@ _ROTATION: Final = (
 
 
 @torch.inference_mode()
-def measure_parts(session: Session, tuning: Tuning, prompt: str, chunks: int = 3) -> dict[str, float]:
+def measure_parts(
+    session: Session, tuning: Tuning, prompt: str, products: float, chunks: int = 3
+) -> dict[str, float]:
     """Seconds of each part in a chunk of a full cache; on a GPU, how long it is busy, whoever waits for whom.
 
     Args:
         session: whose chunks; it generates a few of its own.
         tuning: how its backbone computes.
         prompt: what it is to show; how long it is may matter.
+        products: seconds of a chunk's products alone. On a CPU, where nothing looks into a compiled graph,
+            they count as its products, and glue is what is left.
         chunks: how many to measure, after the cache is full.
     """
     backbone = session.backbone
     watch: Stopwatch | KernelWatch = Stopwatch(session.device)
     if session.device.type == "cuda":
-        watch = KernelWatch()
+        watch = KernelWatch(_PRODUCTS)
     text = backbone.transformer.prepare_text(backbone.encode_prompts([prompt]))
     noise = session.noise([torch.Generator().manual_seed(0)], session.chunk_frames)
     cache = session.new_cache(1)
@@ -65,14 +82,16 @@ def measure_parts(session: Session, tuning: Tuning, prompt: str, chunks: int = 3
     try:
         with watch:
             for _ in range(chunks):
-                with watch.part(REST):
+                with watch.part(GLUE):
                     session.sampler.denoise(cache, text, noise)
     finally:
         backbone.tune(tuning)
         for name in _ENGINE:  # else the cache would hold itself, and its memory would count in what follows
             delattr(cache, name)
-    seconds = watch.seconds()
-    return {part: seconds.get(part, 0.0) / chunks for part in PARTS}
+    found = {part: seconds / chunks for part, seconds in watch.seconds().items()}
+    if PRODUCTS not in found:
+        found |= {PRODUCTS: products, GLUE: found[GLUE] - products}
+    return {part: found.get(part, 0.0) for part in PARTS}
 
 
 def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:

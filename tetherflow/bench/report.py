@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from tetherflow.bench.parts import ATTENTION, PROMPT, REST, measure_parts
+from tetherflow.bench.parts import measure_parts
 from tetherflow.bench.roofline import PRODUCT, Roofline, measure_roofline
 from tetherflow.bench.whole import Whole, measure_whole
 from tetherflow.recipe import Recipe
@@ -18,8 +18,7 @@ class Details:
 
     Attributes:
         name: the recipe's name.
-        parts: seconds of each part of a steady chunk's denoising and context passes. `products` is timed
-            apart (the roofline's); `glue` is what is left.
+        parts: seconds of each part of a steady chunk's denoising and context passes; see `PARTS`.
         roofline: the operations that no chunk can do without, timed alone.
         whole: decoding, encoding, memory, and the way from prompt to file.
     """
@@ -46,10 +45,7 @@ def measure_details(recipe: Recipe, backbones: Backbones) -> Details:
     with threads_for(recipe):
         prompt = items_of(recipe)[0].prompt
         roofline = measure_roofline(session, tuning, prompt)
-        parts = measure_parts(session, tuning, prompt)
+        products = sum(each.seconds for each in roofline.operations if each.own and each.what == PRODUCT)
+        parts = measure_parts(session, tuning, prompt, products)
         whole = measure_whole(session, recipe)
-    products = sum(each.seconds for each in roofline.operations if each.own and each.what == PRODUCT)
-    rest = parts.pop(REST)
-    ordered = {part: parts.pop(part) for part in (ATTENTION, PROMPT)}
-    ordered |= {"products": products, "glue": rest - products, **parts}
-    return Details(recipe.output.name or "", ordered, roofline, whole)
+    return Details(recipe.output.name or "", parts, roofline, whole)

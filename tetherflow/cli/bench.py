@@ -156,7 +156,7 @@ def _times(timings: list[Timing]) -> Table:
 
 
 def _parts(details: list[Details]) -> Table:
-    title = "Parts of a steady chunk; products are timed apart, glue is what is left"
+    title = "Parts of a steady chunk; on a CPU products are timed apart, and glue is what is left"
     table = _table(title, "policy", *details[0].parts, "all")
     for each in details:
         total = sum(each.parts.values())
