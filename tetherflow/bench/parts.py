@@ -33,6 +33,7 @@ _PRODUCTS: Final = Inner(
     operations=(
         "aten::addmm",
         "aten::mm",
+        "aten::_addmm_activation",
         "aten::_scaled_mm",
         "tetherflow::fp8_linear",
         "tetherflow::fp8_linear_gelu",
