@@ -70,6 +70,11 @@ def check_fit(
     if select is None and (score or edit):
         idle = ", ".join(f"'{stage.name}'" for stage in (*score, *edit))
         raise PipelineError(f"{idle} would never run: a pipeline with scorers or editors needs one selector")
+    if select is not None and select.when not in (None, evict.when) and evict.destination == "memory":
+        raise PipelineError(
+            f"selector '{select.name}' decides at '{select.when}', but evictor '{evict.name}' asks at "
+            f"'{evict.when}'; set the evictor's 'when' to {select.when}"
+        )
     if select is None and evict.destination == "memory":
         raise PipelineError(f"evictor '{evict.name}' sends units to memory, but there is no selector")
     if select is not None and evict.destination != "memory":

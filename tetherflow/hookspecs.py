@@ -89,8 +89,8 @@ class StageHooks:
     def place(self, slots: Slots) -> Placement:  # type: ignore[empty-body]
         """Say where in time every unit stands that attention reads.
 
-        Called as a chunk begins and again after memory was decided in one of its passes. The queries stand
-        where their own frames' first units do.
+        Called as a chunk begins, and again after memory was decided in one of its passes; and for each chunk
+        that a `recache` writes anew. The queries stand where their own frames' first units do.
 
         Args:
             slots: the layer's units in time order, the chunk's included (`slots.current`).

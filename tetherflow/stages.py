@@ -100,6 +100,8 @@ class Selector(Stage):
     """Whether it may return weights."""
     decides_at: int | None = None
     """The layer whose choice all later layers of a chunk share; each decides alone if None."""
+    when: When | None = None
+    """The only moment at which it can decide; None if it does not matter."""
 
 
 class Editor(Stage):

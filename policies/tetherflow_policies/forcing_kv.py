@@ -39,6 +39,7 @@ class ForcingKV(Selector):
 
     options: Options
     fixed = ("decides_at",)
+    when = "begin"  # what has been evicted then still stands where `slots` shows it
 
     def __init__(self, options: Options | None = None, *, name: str | None = None) -> None:
         super().__init__(options, name=name)

@@ -26,8 +26,10 @@ class RollingForcing(Evictor):
     """
 
     def check_layout(self, layout: Layout) -> None:
-        """Refuse regions without an anchor, or with a memory, which nothing would ever recall into."""
+        """Refuse regions without an anchor, with a bank after it, or with a memory that nothing fills."""
         refuse_memory("rolling-forcing", layout)
+        if layout.bank:
+            raise LayoutError("'rolling-forcing' has nothing between anchor and window; set the bank to 0")
         if not layout.sink:
             raise LayoutError(
                 "'rolling-forcing' anchors the window to the sink, but the regions give it 0 frames; "

@@ -10,11 +10,26 @@ from torch import Tensor
 
 from tests.cache.drive import Sizes, assert_same, contents
 from tests.cache.plugins import DrawSelector, ScatterEvictor, tethercache
-from tetherflow import Candidates, Evictor, Layout, Scorer, Slots, hookimpl
+from tetherflow import (
+    Candidates,
+    Draft,
+    Editor,
+    Evictor,
+    Layout,
+    Revision,
+    Scorer,
+    Selection,
+    Selector,
+    Slots,
+    When,
+    hookimpl,
+)
 from tetherflow.cache import CacheEngine, Phase
 from tetherflow.errors import LayoutError, StageError, TetherflowError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing.script import attend, run, write_script
+from tetherflow_policies.grab import TopM
+from tetherflow_policies.recall_window import RecallWindow
 from tetherflow_policies.sink_window import SinkWindow
 from tetherflow_policies.sliding_window import SlidingWindow
 
@@ -328,3 +343,96 @@ def test_a_context_pass_that_was_not_computed_is_taken_back(strict: bool) -> Non
         assert_same(contents(one), contents(other))
     one.checks.drain()
     other.checks.drain()
+
+
+@pytest.mark.parametrize("when", ["begin", "first-pass", "commit"])
+def test_a_decision_is_shared_at_any_moment(when: When) -> None:
+    """Layers score their own keys, but those after the first take over what it chose."""
+
+    class Own(Scorer):
+        @hookimpl
+        def score(self, candidates: Candidates) -> Tensor:
+            return candidates.mean_keys.sum(dim=(2, 3))
+
+    class Shared(TopM):
+        decides_at: int | None = 0
+
+    def memories(selector: TopM) -> Tensor:
+        evictor = RecallWindow(RecallWindow.Options(when=when))
+        engine = SIZES.engine(Layout(1, 3, 3), Pipeline(evictor, [Own()], selector))
+        run(engine, write_script(SIZES, [3] * 8))
+        return engine.memory_origins()
+
+    alone, shared = memories(TopM()), memories(Shared())
+    assert not torch.equal(alone[0], alone[1])
+    assert torch.equal(shared[0], shared[1])
+    assert torch.equal(shared[0], alone[0])
+
+
+def test_a_restored_engine_knows_nothing_of_faults_that_are_undone() -> None:
+    class Fuse(Scorer):
+        lit = False
+
+        @hookimpl
+        def score(self, candidates: Candidates) -> Tensor:
+            return candidates.mean_keys.sum(dim=(2, 3)) / (0.0 if self.lit else 1.0)
+
+    fuse = Fuse()
+    policy = Pipeline(tethercache().evictor, [fuse], tethercache().selector)
+    engine = SIZES.engine(Layout(1, 2, 3), policy, strict=False)
+    script = write_script(SIZES, [3] * 8)
+    run(engine, script[:3])
+    snapshot = engine.snapshot()
+    fuse.lit = True
+    with pytest.raises(StageError, match="not finite"):
+        run(engine, script[3:5])
+    fuse.lit = False
+    engine.restore(snapshot)
+    run(engine, script[3:])
+    engine.checks.drain()
+    fuse.lit = True
+    run(engine, script[:1])
+    with pytest.raises(StageError, match="not finite"):
+        engine.snapshot()
+
+
+@pytest.mark.parametrize("ranks", [(1, 3), (1, 3, 5), range(1, 6, 2), range(5, 4, -1)])
+def test_revised_keys_stand_where_their_units_do(ranks: tuple[int, ...] | range) -> None:
+    """However their ranks are written."""
+
+    class Doubles(SinkWindow):
+        @hookimpl
+        def revise(self, slots: Slots) -> Revision | None:
+            if slots.held < 7:
+                return None
+            return Revision(ranks, 2 * slots.read_keys(ranks), slots.read_values(ranks))
+
+    engine = SIZES.engine(Layout(1, 0, 7), Pipeline(Doubles()))
+    run(engine, write_script(SIZES, [2] * 4))
+    for store in engine.layers:
+        keys, read = (store.take(buffer, store.order) for buffer in (store.keys, store.read_keys))
+        torch.testing.assert_close(read, SIZES.rotary.rotate(keys, torch.arange(engine.held)))
+
+
+def test_what_is_subtracted_from_memory_is_admitted_too() -> None:
+    admitted: list[list[bool]] = []
+
+    class Subtracts(Selector):
+        blends = True
+
+        @hookimpl
+        def select(self, candidates: Candidates) -> Selection:
+            count = candidates.origins.shape[1]
+            weights = 2 * torch.eye(candidates.capacity, count)[None]
+            weights[..., -1] = -1.0
+            return Selection(torch.arange(candidates.capacity)[None], weights)
+
+    class Looks(Editor):
+        @hookimpl
+        def edit(self, draft: Draft) -> None:
+            admitted.append(draft.admitted[0].tolist())
+
+    engine = SIZES.engine(Layout(1, 3, 3), Pipeline(RecallWindow(), [], Subtracts(), [Looks()]))
+    run(engine, write_script(SIZES, [3] * 4))
+    assert admitted
+    assert all(newcomers == [False, False, True] for newcomers in admitted[SIZES.layers :])

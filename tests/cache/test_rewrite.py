@@ -232,3 +232,25 @@ def test_units_of_a_frame_may_be_placed_apart() -> None:
         keys, read = (store.take(buffer, store.order) for buffer in (store.keys, store.read_keys))
         positions = torch.tensor([0, 1, 2, 3, 4, 4, 4, 4])
         torch.testing.assert_close(read, MODEL.rotary.turn(keys, positions))
+
+
+def test_a_chunk_that_is_written_anew_is_told_its_own_first_frame() -> None:
+    """Frames after it are out of sight, but were written."""
+    told: list[tuple[int, int]] = []
+
+    class Tells(SinkWindow):
+        @hookimpl
+        def place(self, slots: Slots) -> list[int]:
+            told.append((slots.first_frame, int(slots.frames[0, slots.current.start])))
+            return list(range(slots.held))
+
+    engine = MODEL.engine(Layout(1, 0, 8), Pipeline(Tells()))
+    for _ in range(4):
+        run_chunk(engine, MODEL.random_pass(generators(1)[:1], 3), 3)
+    engine.switch(Event("recache", 12))
+    told.clear()
+    for frames, newer in ((2, 6), (3, 3), (3, 0)):
+        engine.rewrite(frames, newer)
+        attend(engine, MODEL.random_pass(generators(1)[:1], frames))
+        engine.end()
+    assert set(told) == {(4, 4), (6, 6), (9, 9)}

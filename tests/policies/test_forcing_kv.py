@@ -13,7 +13,7 @@ from tests.cache.drive import Sizes, assert_close
 from tests.cache.oracle import Grid, dense_attention, rotate
 from tests.policies.slow import NEAR, Entry
 from tetherflow import Layout
-from tetherflow.errors import LayoutError, StageError
+from tetherflow.errors import LayoutError, PipelineError, StageError
 from tetherflow.pipeline import Pipeline
 from tetherflow.testing import run, write_script
 from tetherflow.testing.script import Chunk
@@ -132,3 +132,11 @@ def test_static_head_that_is_not_there_is_refused() -> None:
     engine = SIZES.engine(LAYOUT, forcing_kv(static_heads=((), (), (7,))), unit=ROWS)
     with pytest.raises(StageError, match="no static head 7 in layer 2, which has 3"):
         run(engine, write_script(SIZES, [3] * 4))
+
+
+def test_other_moments_are_refused() -> None:
+    """By then, what has been evicted stands no more where it compares it."""
+    with pytest.raises(
+        PipelineError, match=r"'ForcingKV' decides at 'begin', .*'RecallWindow' asks at 'commit'"
+    ):
+        Pipeline(RecallWindow(), select=ForcingKV())

@@ -73,3 +73,5 @@ def test_regions_that_have_no_anchor_are_refused() -> None:
         RollingForcing().check_layout(Layout(0, 0, 3))
     with pytest.raises(LayoutError, match="'rolling-forcing' keeps no memory"):
         RollingForcing().check_layout(Layout(1, 1, 3))
+    with pytest.raises(LayoutError, match="nothing between anchor and window; set the bank to 0"):
+        RollingForcing().check_layout(Layout(1, 0, 3, bank=1))

@@ -108,6 +108,11 @@ class Checks:
 
         return forget
 
+    def forget(self) -> None:
+        """Forget all conditions that are not yet known to hold."""
+        self._beside.join()
+        self._pending, self._flying, self._extremes, self._copied = [], [], {}, None
+
     def flush(self) -> None:
         """Read the conditions of the previous flush and send those collected since on their way."""
         self._beside.join()

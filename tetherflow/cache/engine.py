@@ -223,8 +223,13 @@ class CacheEngine(CachePasses):
         self._look([self._moved(self._history) for _ in self.layers], frames, first)
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of the whole state between chunks, from which `restore` continues bit for bit."""
+        """A copy of the whole state between chunks, from which `restore` continues bit for bit.
+
+        Raises:
+            StageError: What a stage returned in the last chunk was at fault, and its check was deferred.
+        """
         self._expect(Phase.IDLE, "snapshot")
+        self.checks.drain()
         return super().snapshot()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -234,6 +239,7 @@ class CacheEngine(CachePasses):
             TetherflowError: The snapshot is of an engine of another shape.
         """
         self.join()  # nothing of before may yet write to what is restored
+        self.checks.forget()
         super().restore(state)
         self.phase = Phase.IDLE
         self._pending, self._hidden, self._rewriting, self._known = 0, 0, False, None
@@ -251,7 +257,8 @@ class CacheEngine(CachePasses):
         self._memory = self.layout.memory  # the chunk pushes out of recent what memory still has room for
         departures: list[Departure] = []
         for index in range(len(self.layers)):
-            departure = make_room(self._site(index, units), count, self._choice_for(index))
+            chosen = self._choice_for(index) if self.policy.uses.recall == "begin" else None
+            departure = make_room(self._site(index, units), count, chosen)
             if departures and departure.count != departures[0].count:
                 raise TetherflowError(
                     f"{departure.count} units leave layer {index}, but {departures[0].count} leave layer 0; "

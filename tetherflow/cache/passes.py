@@ -55,6 +55,7 @@ class CachePasses(CacheState):
     checks: Checks
     phase: Phase
     _rewriting: bool  # whether the current chunk was there before
+    _hidden: int  # units after a chunk that is written anew
     _pending: int  # evicted units that await a decision
     _decided: set[int]  # layers in which it has been made
     _known: Known | None  # of all layers' units, before the first decides
@@ -265,6 +266,7 @@ class CachePasses(CacheState):
 
     def _site(self, index: int, coming: int | None = None) -> Site:
         """A layer with the current chunk in, or before a chunk of `coming` units."""
+        again = self._hidden + (self._incoming if self._rewriting else 0)
         return Site(
             layer=index,
             chunk=self.chunk,
@@ -277,7 +279,7 @@ class CachePasses(CacheState):
             regions=self.regions,
             incoming=self._incoming if coming is None else coming,
             current=range(self.held if coming is not None else self._history, self.held),
-            first_frame=self.frames_written - self._rewriting * self._incoming // self.layout.parts,
+            first_frame=self.frames_written - again // self.layout.parts,
             event=self._event,
         )
 

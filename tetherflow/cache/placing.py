@@ -153,7 +153,9 @@ class Placing:
     def _phases(self, store: LayerStore, slots: Tensor, ranks: Ranks, placement: Placement | None) -> Tensor:
         """Phases of the units at some ranks, which are in these slots `[B, n]`."""
         if placement is None and self._ranks is not None and self.parts == 1:
-            return self._ranks[ranks.start : ranks.stop] if isinstance(ranks, range) else self._ranks[ranks]
+            if isinstance(ranks, range) and ranks.step == 1:
+                return self._ranks[ranks.start : ranks.stop]
+            return self._ranks[_index(ranks, self.device)]
         origins = store.unit_origins(slots)
         if placement is not None:
             positions = _columns(placement, ranks, origins.device)

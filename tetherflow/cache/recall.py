@@ -92,7 +92,7 @@ def recall(
         store.book.note(competing.gather(1, selection.keep), selection.metadata)
     edited = None
     if before is not None:
-        fed = kept if selection.weights is None else (selection.weights > 0).any(dim=1)
+        fed = kept if selection.weights is None else (selection.weights != 0).any(dim=1)
         edited = _edit(site, newcomers, units.origins[:, trusted:], fed[:, capacity:], before, waiting=moves)
     if not moves or selection.weights is not None:
         if edited is not None:

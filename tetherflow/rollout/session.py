@@ -17,7 +17,6 @@ from tetherflow.cache.events import Event
 from tetherflow.cache.fusing import Fuse, step_by_step
 from tetherflow.cache.interfaces import Policy, Positions, Unit
 from tetherflow.cache.layout import Layout
-from tetherflow.errors import LayoutError
 from tetherflow.rollout.decoding import ChunkDecoder, Decoded
 from tetherflow.rollout.graphs import GraphedTransformer
 from tetherflow.rollout.history import LatentHistory
@@ -104,10 +103,6 @@ class Session:
         self.chunk_frames = chunk_frames or self.settings.chunk_frames
         layout.check_chunk(self.chunk_frames)
         policy.check_layout(layout)
-        if layout.budget < self.chunk_frames:
-            raise LayoutError(
-                f"a budget of {layout.budget} frames cannot hold a chunk of {self.chunk_frames}"
-            )
         self.sampler = Sampler(
             backbone.transformer, Schedule.of(self.settings), self.settings.context_timestep, dtype
         )
