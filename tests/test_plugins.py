@@ -67,7 +67,7 @@ def test_plugin_of_another_stage() -> None:
         ("broken", "ModuleNotFoundError: No module named 'tetherflow_toy_missing'"),
         ("exits", "SystemExit: 3"),
         ("no-stage", "is 3, which is not a subclass of tetherflow.Stage"),
-        ("bare-stage", "names no stage; derive it from Evictor, Scorer, Selector or Editor"),
+        ("bare-stage", "names no stage; derive it from Evictor, Scorer, Selector, Editor or Merger, or"),
     ],
 )
 def test_broken_package_hurts_only_the_recipe_that_names_it(toy: Path, name: str, reason: str) -> None:

@@ -158,7 +158,10 @@ def _import(group: str, entry: EntryPoint) -> type:
         wanted = " or ".join(f"tetherflow.{base.__name__}" for base in bases)
         raise PluginError(f"{where} is {loaded!r}, which is not a subclass of {wanted}")
     if group == POLICIES and _stage_of(loaded) is None:
-        raise PluginError(f"{where} names no stage; derive it from Evictor, Scorer, Selector or Editor")
+        raise PluginError(
+            f"{where} names no stage; derive it from Evictor, Scorer, Selector, Editor or Merger, or from "
+            "TimeSchedule or SignalSchedule"
+        )
     return loaded
 
 

@@ -86,7 +86,7 @@ def check_schedules(stages: Sequence[Stage], schedules: Schedules) -> None:
             if reason := misfit(type(stage), option, schedule):
                 raise PipelineError(f"plugin '{name}': option '{option}' {reason}")
         for which in (0, 1):
-            values = stage.options.model_dump() | at_bound(type(stage), options, which)
+            values = stage.options.model_dump(by_alias=True) | at_bound(type(stage), options, which)
             try:
                 stage.Options.model_validate(values)
             except ValidationError as error:

@@ -144,6 +144,7 @@ def test_statistics_are_reused_only_for_the_same_videos() -> None:
         place("tethercache", "cache.regions={sink: 3, memory: 13, recent: 5}"),
         place("tethercache", "rollout.chunk_frames=1"),
         place("tethercache", "runtime.numerics=parity"),
+        place("tethercache", "runtime.matmul=fp8"),
         place("tethercache", "runtime.precision=bfloat16"),
         place("tethercache-no-tame", "output.name=tethercache"),
     ]

@@ -71,6 +71,30 @@ def test_rivals_take_each_other_away(base: Path) -> None:
     assert recipe.rollout.prompts == ["from a file", "and another"]
 
 
+def test_a_prompts_file_has_a_prompt_a_line(base: Path) -> None:
+    """Whatever an editor puts before the first, and whatever else breaks lines elsewhere."""
+    (base.parent / "p.txt").write_bytes("\ufeffone\r\ntwo\x0bhalves\u2028here\n".encode())
+    recipe = load_recipe(write(base, "extends: base.yaml\nrollout: {prompts_file: p.txt}\n"))
+    assert recipe.rollout.prompts == ["one", "two\x0bhalves\u2028here"]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300])
+def test_names_that_cannot_be(base: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="no recipe"):
+        load_recipe(name)
+    for key in ("prompts_file", "first_frames"):
+        with pytest.raises(RecipeError, match=f"rollout.{key}: "):
+            load_recipe(write(base, f"extends: base.yaml\nrollout: {{{key}: {name}}}\n"))
+    assert load_recipe(base, [f"output.folder={name}"]).output.folder == str(Path.cwd() / name)
+
+
+def test_a_list_of_one_may_be_written_without_brackets(base: Path) -> None:
+    for written in ("tame", "{use: tame, tau: 0.9}", "[tame]"):
+        path = write(base, f"extends: tethercache\nstages: {{edit: {written}}}\n")
+        edit = load_recipe(path, ["stages.edit.0.tau=0.3"]).stages.edit
+        assert [(entry.use, entry.options) for entry in edit] == [("tame", {"tau": 0.3})]
+
+
 def test_prompts_file_is_relative_to_the_recipe(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

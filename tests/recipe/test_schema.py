@@ -78,3 +78,14 @@ def test_every_plugin_says_what_it_does_and_names_no_path_of_this_machine() -> N
     assert described["mini"].startswith("A miniature of Self-Forcing")
     (mini,) = (entry for entry in entries if entry.get("title") == "mini")
     assert "default" not in mini["properties"]["weights"]
+
+
+def test_stages_of_one_plugin_are_no_longer_lists() -> None:
+    stages = json_schema()["$defs"]["Stages"]["properties"]
+    limits = {
+        name: (kinds[1].get("minItems", 0), kinds[1].get("maxItems"))
+        for name, kinds in ((name, stage["anyOf"]) for name, stage in stages.items())
+    }
+    assert limits == {
+        "evict": (1, 1), "score": (0, None), "select": (0, 1), "edit": (0, None), "merge": (0, 1)
+    }  # fmt: skip

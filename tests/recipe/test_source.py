@@ -35,6 +35,7 @@ def path(tmp_path: Path) -> Path:
         ("just words", "a recipe is a mapping"),
         ("a: " + "[" * 3000, "nested too deeply"),
         ("a: \x00\n", "not YAML"),
+        ('a:\n- "x \\ud83d y"\n', "mine.yaml:2: 'x \\ud83d y' has half of a character"),
         ("---\na: 1\n---\nb: 2\n", "mine.yaml"),
     ],
 )

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tetherflow.recipe import bundled_recipes, dump_recipe, load_recipe
+from tests.toys import register
+from tetherflow.recipe import bundled_recipes, dump_recipe, load_recipe, pipeline_of
 from tetherflow.recipe.model import Recipe
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -68,3 +69,25 @@ def test_any_prompt_survives(prompts: list[str], tmp_path_factory: pytest.TempPa
     path = tmp_path_factory.mktemp("recipe") / "resolved.yaml"
     path.write_text(dump_recipe(changed), encoding="utf-8")
     assert load_recipe(path) == changed
+
+
+def test_an_option_by_another_name_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has a use of its own for some words."""
+    (tmp_path / "tetherflow_named.py").write_text(
+        "from pydantic import Field\n"
+        "from tetherflow import Scorer, StageOptions, hookimpl\n"
+        "class Named(Scorer):\n"
+        "    class Options(StageOptions):\n"
+        "        weight: float = Field(default=1.0, alias='lambda')\n"
+        "    @hookimpl\n"
+        "    def score(self, candidates): return candidates.frames * self.options.weight\n"
+    )
+    register(tmp_path, "tetherflow-named", "[tetherflow.policies]\nnamed = tetherflow_named:Named\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: tethercache\nstages: {score: {use: named, lambda: 2.5}}\n")
+    recipe = load_recipe(mine)
+    assert recipe.stages.score[0].options == {"lambda": 2.5}
+    assert pipeline_of(recipe).scorers[0].options.model_dump() == {"weight": 2.5}
+    mine.write_text(dump_recipe(recipe))
+    assert load_recipe(mine) == recipe

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, Self
 
 import attrs
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+from tetherflow.bench.stopwatch import PartWatch
 
 _PREFIX: Final = "tetherflow part: "
 _ON_DEVICE: Final = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -42,7 +41,7 @@ class Inner:
         return self.name if part == self.outer else part
 
 
-class KernelWatch:
+class KernelWatch(PartWatch):
     """Measures named parts; what a part's inner parts launch counts as theirs alone.
 
     Use it as a context manager around the work; the parts are known once it is left.
@@ -56,7 +55,7 @@ class KernelWatch:
         self._profile = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
         self._seconds: dict[str, float] = {}
 
-    def __enter__(self) -> KernelWatch:
+    def __enter__(self) -> Self:
         self._profile.__enter__()
         return self
 
@@ -74,15 +73,6 @@ class KernelWatch:
         """Count what is launched within the block as a part."""
         with record_function(_PREFIX + name):
             yield
-
-    def wrap(self, name: str, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        """The same function, whose calls count as a part."""
-
-        def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        return wrapped
 
     def seconds(self) -> dict[str, float]:
         """How long the device was busy for each part, without its inner parts."""

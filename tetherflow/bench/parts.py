@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from tetherflow.bench.kernels import Inner, KernelWatch
-from tetherflow.bench.stopwatch import Stopwatch
+from tetherflow.bench.stopwatch import PartWatch, Stopwatch
 from tetherflow.cache import CacheEngine
 from tetherflow.cache.interfaces import Policy
 from tetherflow.rollout.session import Session
@@ -69,7 +69,7 @@ def measure_parts(
         chunks: how many to measure, after the cache is full.
     """
     backbone = session.backbone
-    watch: Stopwatch | KernelWatch = Stopwatch(session.device)
+    watch: PartWatch = Stopwatch(session.device)
     if session.device.type == "cuda":
         watch = KernelWatch(_PRODUCTS)
     text = backbone.transformer.prepare_text(backbone.encode_prompts([prompt]))
@@ -95,7 +95,7 @@ def measure_parts(
     return {part: found.get(part, 0.0) for part in PARTS}
 
 
-def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:
+def _watch_cache(cache: CacheEngine, watch: PartWatch) -> None:
     """Count an engine's own work, and that of what it calls, as parts."""
     cache.attention = attrs.evolve(cache.attention, watch=partial(watch.wrap, ATTENTION))
     for name in _ROTATION:
@@ -108,9 +108,7 @@ def _watch_cache(cache: CacheEngine, watch: Stopwatch | KernelWatch) -> None:
 class _Watched:
     """An object some of whose methods count as a part."""
 
-    def __init__(
-        self, watched: object, methods: tuple[str, ...], part: str, watch: Stopwatch | KernelWatch
-    ) -> None:
+    def __init__(self, watched: object, methods: tuple[str, ...], part: str, watch: PartWatch) -> None:
         self._watched = watched
         for name in methods:
             setattr(self, name, watch.wrap(part, getattr(watched, name)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, ParamSpec, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import attrs
 import torch
@@ -39,7 +40,34 @@ class _Section:
         return float(self.stop) - float(self.start)  # type: ignore[arg-type]
 
 
-class Stopwatch:
+class PartWatch(ABC):
+    """Measures named parts of what is done while it is entered."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None: ...
+
+    @abstractmethod
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Count what happens within the block as a part."""
+
+    @abstractmethod
+    def seconds(self) -> dict[str, float]:
+        """Each part's time, without that of its inner parts."""
+
+    def wrap(self, name: str, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        """The same function, whose calls count as a part."""
+
+        def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+class Stopwatch(PartWatch):
     """Measures named parts; what a part's inner parts take counts as theirs alone.
 
     Args:
@@ -51,10 +79,7 @@ class Stopwatch:
         self._sections: list[_Section] = []
         self._open: _Section | None = None
 
-    def __enter__(self) -> Stopwatch:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         """Nothing to stop."""
 
     @contextmanager
@@ -67,15 +92,6 @@ class Stopwatch:
             section.stop = self._mark()
             self._open = section.parent
             self._sections.append(section)
-
-    def wrap(self, name: str, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        """The same function, whose calls count as a part."""
-
-        def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        return wrapped
 
     def seconds(self) -> dict[str, float]:
         """Each part's time so far, without that of its inner parts."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tetherflow.cli.arguments import Overrides
-from tetherflow.cli.files import write_whole
+from tetherflow.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tetherflow.cli.arguments import Overrides
-from tetherflow.cli.files import write_whole
+from tetherflow.files import write_whole
 
 if TYPE_CHECKING:
     from tetherflow.recipe import Recipe
@@ -88,11 +88,11 @@ def command(
     """
     wanted = _horizons(horizons)
     _check_changes(changes or [])
-    own = None if prompts_file is None else _read_prompts(prompts_file)
     names = recipes or list(RECIPES)
 
-    from tetherflow.recipe import load_recipe
+    from tetherflow.recipe import load_recipe, read_prompts
 
+    own = None if prompts_file is None else read_prompts(prompts_file)
     loaded = [load_recipe(name, changes or []) for name in names]
 
     # Lightning takes seconds to import; a mistake in the arguments should not wait for it.
@@ -164,17 +164,3 @@ def _check_changes(changes: list[str]) -> None:
             raise typer.BadParameter(
                 f"{key} is the same for all recipes that are compared{instead}", param_hint="--set"
             )
-
-
-def _read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not blank."""
-    from tetherflow.errors import PromptError
-
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise PromptError(f"{path} holds no prompt; expected one a line")
-    return prompts

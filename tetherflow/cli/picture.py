@@ -42,8 +42,8 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tetherflow.cli.files import write_whole
     from tetherflow.errors import OutputError
+    from tetherflow.files import write_whole
     from tetherflow.report.cache_picture import cache_picture, require_matplotlib
     from tetherflow.rollout.cache_trace import trace_cache
     from tetherflow.rollout.writers import require_writable

@@ -11,6 +11,7 @@ from tetherflow.recipe.parts import (
     pipeline_of,
     unit_of,
 )
+from tetherflow.recipe.prompts import read_prompts
 from tetherflow.recipe.read import load_recipe
 from tetherflow.recipe.schema import json_schema
 from tetherflow.recipe.write import dump_recipe
@@ -27,5 +28,6 @@ __all__ = [
     "layout_of",
     "load_recipe",
     "pipeline_of",
+    "read_prompts",
     "unit_of",
 ]

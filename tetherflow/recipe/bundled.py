@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import expanduser, isdir, isfile  # which take a name that cannot be for one that is not there
 from pathlib import Path
 
 from tetherflow.errors import RecipeError
@@ -29,13 +30,13 @@ def find_recipe(name: str, *, folder: Path) -> Path:
     Raises:
         RecipeError: There is neither.
     """
-    path = folder / Path(name).expanduser()
-    if path.is_file():
+    path = folder / expanduser(name)
+    if isfile(path):
         return path
     shipped = bundled_recipes()
     if name in shipped:
         return shipped[name]
-    if path.is_dir():
+    if isdir(path):
         raise RecipeError(f"'{name}' is a folder; name a recipe file, such as {Path(name) / 'recipe.yaml'}")
     raise RecipeError(
         f"no recipe '{name}': there is no such file, and no shipped recipe of that name"

@@ -15,6 +15,9 @@ _RIVALS: Final[dict[Key, list[frozenset[str]]]] = {
 }
 """Keys of which a recipe has one: the layer above that sets one takes the others away."""
 
+_LISTS: Final[set[Key]] = {("stages", "score"), ("stages", "edit")}
+"""Keys of lists that may be written without brackets if they have one entry."""
+
 
 def read_layers(path: Path, overrides: Iterable[str] = ()) -> Source:
     """Read a recipe file over the recipes it extends, and under the overrides of a command line.
@@ -122,6 +125,8 @@ def _assign(
         origins[key] = origin
         return value
     name, rest = names[0], names[1:]
+    if key in _LISTS and isinstance(data, str | dict) and name.isdecimal():
+        data = [data]  # the short form of a list of one
     if isinstance(data, list):
         here = ".".join(map(str, key))
         if not name.isdecimal() or int(name) > len(data):

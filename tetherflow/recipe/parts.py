@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from os.path import isfile  # which takes a name that cannot be for one that is not there
 from typing import TypeVar
 
 import torch
@@ -116,7 +116,7 @@ def check_parts(recipe: Recipe) -> list[Problem]:
     if whole is not None and recipe.cache.unit != "frame":
         problems.append(Problem(("cache", "unit"), f"'{whole}' keeps whole frames; set it to frame"))
     first = recipe.rollout.first_frames
-    if first is not None and not Path(first).is_file():
+    if first is not None and not isfile(first):
         problems.append(Problem(("rollout", "first_frames"), f"there is no file {first}"))
     return problems
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
 from tetherflow.cache.events import How
+from tetherflow.errors import PromptError
 from tetherflow.recipe.section import Misfit, Section
 from tetherflow.seconds import Seconds
 
@@ -56,3 +58,19 @@ VideoPrompt = Annotated[
     Discriminator(_kind),
 ]
 """What one video shows: words, or prompts over time."""
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file in UTF-8: its lines that are not blank.
+
+    Raises:
+        PromptError: It cannot be read, or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise PromptError(f"{path} holds no prompt; expected one a line")
+    return prompts

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from os.path import expanduser  # which leaves `~name` as it is where there is no such user
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tetherflow.errors import PluginError
+from tetherflow.errors import PluginError, PromptError
 from tetherflow.plugins import load_backbone, load_stage
 from tetherflow.recipe.bundled import find_recipe
 from tetherflow.recipe.layers import read_layers
 from tetherflow.recipe.model import PATH_FORMATS, Recipe
 from tetherflow.recipe.parts import check_parts
 from tetherflow.recipe.problems import Problem, explain, recipe_error, schema_at
+from tetherflow.recipe.prompts import read_prompts
 from tetherflow.recipe.scheduled import read_schedules, written
 from tetherflow.recipe.source import Key, Source
 from tetherflow.recipe.timetable import check_times
@@ -55,7 +57,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise recipe_error(path.name, source, problems)
     output = recipe.output.model_copy(
         update={
-            "folder": str(Path(recipe.output.folder).expanduser().absolute()),
+            "folder": str(Path(expanduser(recipe.output.folder)).absolute()),
             "name": recipe.output.name or path.stem,
         }
     )
@@ -133,7 +135,8 @@ def _fill_options(data: dict[str, Any], source: Source, problems: list[Problem])
             if name not in chosen and isinstance(getattr(filled, name), Path)
         }
         scheduled = {option: written(schedule) for option, schedule in schedules.items()}
-        return {"use": entry["use"], **filled.model_dump(mode="json", exclude=own), **scheduled}
+        plain = filled.model_dump(mode="json", by_alias=True, exclude=own)
+        return {"use": entry["use"], **plain, **scheduled}
 
     def stage_loader(stage: StageName) -> Callable[[str], type[Any]]:
         return lambda name: load_stage(name, stage)
@@ -178,7 +181,7 @@ def _anchor(options: dict[str, Any], schema: dict[str, Any], key: Key, source: S
 
 def _absolute(value: str, key: Key, source: Source) -> str:
     origin = source.origin(key)
-    return str((origin.folder if origin else Path.cwd()) / Path(value).expanduser())
+    return str((origin.folder if origin else Path.cwd()) / expanduser(value))
 
 
 def _read_prompts(data: dict[str, Any], source: Source, problems: list[Problem]) -> dict[str, Any]:
@@ -195,15 +198,10 @@ def _read_prompts(data: dict[str, Any], source: Source, problems: list[Problem])
         key = ("rollout", "prompts_file")
         if "prompts" in rollout:
             problems.append(Problem(key, "give either 'prompts' or 'prompts_file'; both are given"))
-        path = Path(_absolute(name, key, source))
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(Problem(key, f"cannot read {path}: {getattr(error, 'strerror', None) or error}"))
-            lines = ["unread"]
-        prompts = [line.strip() for line in lines if line.strip()]
-        if not prompts:
-            problems.append(Problem(key, f"{path} holds no prompt; expected one a line"))
-        rollout["prompts"] = prompts or ["unread"]
+            rollout["prompts"] = read_prompts(Path(_absolute(name, key, source)))
+        except PromptError as error:
+            problems.append(Problem(key, str(error)))
+            rollout["prompts"] = ["unread"]
         del rollout["prompts_file"]
     return {**data, "rollout": rollout}

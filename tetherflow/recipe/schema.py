@@ -58,8 +58,8 @@ def json_schema() -> dict[str, Any]:
         definitions[f"{stage}-plugin"] = {"anyOf": _entries(POLICIES, stage, definitions)}
         one = {"$ref": f"#/$defs/{stage}-plugin"}
         several: dict[str, Any] = {"type": "array", "items": one}
-        if stage in ("evict", "select"):
-            several |= {"minItems": 1, "maxItems": 1}
+        if stage in ("evict", "select", "merge"):
+            several |= {"minItems": int(stage == "evict"), "maxItems": 1}
         stages[stage] = {
             "description": stages[stage]["description"],
             "anyOf": [one, several, {"type": "null"}],

@@ -178,7 +178,17 @@ def _construct(
     value = loader.construct_object(node)
     if value is not None and not isinstance(value, (str, int, float, bool)):
         raise _not_plain(node)
-    return value
+    return _joined(value, node) if isinstance(value, str) else value
+
+
+def _joined(text: str, node: yaml.Node) -> str:
+    """Text whose characters are whole: JSON writes some in two halves, which YAML does not join."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise yaml.MarkedYAMLError(
+            problem=f"{text!r} has half of a character; write all of it", problem_mark=node.start_mark
+        ) from error
 
 
 def _file(origin: Origin) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import attrs
 
 from tetherflow.errors import OutputError
+from tetherflow.files import write_whole
 from tetherflow.recipe import Recipe, dump_recipe
 from tetherflow.rollout.batches import Item
 from tetherflow.rollout.writers import require_writable, safe_name
@@ -152,15 +152,7 @@ class RunFolder:
         return True
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file so that a reader sees either nothing or all of it."""
-        target = self.path / name
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(target)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        write_whole(self.path / name, text)
 
 
 def _json(data: dict[str, Any]) -> str:

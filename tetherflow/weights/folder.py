@@ -11,7 +11,8 @@ from typing import Final
 
 import attrs
 
-from tetherflow.errors import OutputError, WeightsError
+from tetherflow.errors import WeightsError
+from tetherflow.files import write_whole
 
 LOCK: Final = "weights.lock.json"
 """The lock's name, at the top of a folder of weights."""
@@ -76,13 +77,7 @@ def write_lock(folder: Path, entries: dict[str, Locked]) -> None:
         OutputError: It cannot be written.
     """
     content = {name: attrs.asdict(entry) for name, entry in sorted((read_lock(folder) | entries).items())}
-    draft = folder / f".{LOCK}.{os.getpid()}"
-    try:
-        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        draft.replace(folder / LOCK)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {folder / LOCK}: {error.strerror or error}") from error
+    write_whole(folder / LOCK, json.dumps(content, indent=2) + "\n")
 
 
 def sha256_of(path: Path) -> str:
