@@ -63,13 +63,14 @@ class RollingSink(Evictor):
         """Archive the chunk if it is one of the first, and overwrite the one before it if that is not."""
         side, length, parts = slots.side(self.name), self.options.archive, slots.layout.parts
         chunk, first = len(slots.current) // parts, slots.first_frame
+        before = max(chunk, -(-first // max(slots.chunk, 1)))  # frames a chunk; a few chunks may be shorter
         if (archived := min(chunk, length - first)) > 0:
             read = slots.current[: archived * parts]
             side["keys"][:, first * parts :][:, : len(read)] = slots.read_keys(read)
             side["values"][:, first * parts :][:, : len(read)] = slots.read_values(read)
         window = slots.regions.recent.start
         oldest = first - (slots.current.start - window) // parts
-        replaced = range(max(first - chunk, length, oldest), first)
+        replaced = range(max(first - before, length, oldest), first)
         if not replaced:
             return None
         units = [part for frame in replaced for part in _units(_zigzag(frame, length), parts)]

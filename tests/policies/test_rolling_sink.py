@@ -101,3 +101,21 @@ def test_window_is_the_same_beside_a_sink(unit: Unit) -> None:
 def test_memory_is_refused() -> None:
     with pytest.raises(LayoutError, match="'rolling-sink' keeps no memory"):
         SIZES.engine(Layout(0, 1, 20), Pipeline(RollingSink()))
+
+
+@pytest.mark.parametrize("short", [2, 3, 4, 5, 6])
+def test_a_short_chunk_leaves_nothing_as_it_was(short: int) -> None:
+    """Before the newest chunk, and past the archive; a video that is continued may end in a short one."""
+    engine = SIZES.engine(Layout(0, 0, 12), Pipeline(RollingSink(RollingSink.Options(archive=6))))
+    lengths = [3] * 8
+    lengths[short] = 1
+    script = write_script(SIZES, lengths)
+    archive = torch.cat([chunk.clean[0][2] for chunk in script], dim=1).unflatten(1, (-1, SIZES.tokens))[
+        :, :6
+    ]
+    for index, chunk in enumerate(script):
+        run(engine, [chunk])
+        values, first = engine.contents(0)[1], sum(lengths[:index])
+        for rank, frame in enumerate(engine.origins()[0, 0].tolist()):
+            archived = any(torch.equal(values[:, rank], archive[:, place]) for place in range(6))
+            assert archived == (frame < max(6, first))
