@@ -189,3 +189,11 @@ def test_the_host_holds_no_second_copy(tmp_path: Path, suffix: str, dtype: torch
     ).stdout.split()
     own, converted = map(int, measured)
     assert own < (0.2 if dtype == torch.bfloat16 else 1.2) * converted
+
+
+@pytest.mark.parametrize("text", ["a cat riding a bicycle", "0", "}", "<html>", "\x80\x02."])
+def test_text_in_place_of_a_pytorch_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(WeightsError, match=r"w\.pt cannot be read as a PyTorch file of tensors"):
+        open_tensors(path)

@@ -79,7 +79,7 @@ def test_random_weights_take_the_place_of_the_backbone(tmp_path: Path) -> None:
         (["fifo", *TOY, "--against", "nowhere"], "MODULE:FUNCTION"),
         (["fifoo"], "did you mean 'fifo'"),
         (["fifo", *TOY, "--set", "backbone.missing=true"], "toy.safetensors"),
-        (["fifo", *TOY, "--json", "/proc/nothing/bench.json"], "cannot write into the output folder"),
+        (["fifo", *TOY, "--json", "/proc/nothing/bench.json"], "cannot write into the folder"),
     ],
 )
 def test_bad_input_is_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_runs_go_under_the_working_directory(tmp_path: Path, monkeypatch: pytest
         (["check", "quickstart", "--set", "stages.edit.0.tau=9"], "stages.edit.0.tau: 9 is out of range"),
         (["check", "quickstart", "--set", "backbone.use=nothing"], "pip install"),
         (["run", "quickstart", *TOY, "--set", "backbone.missing=true"], "toy.safetensors"),
-        (["run", "quickstart", *TOY, "--output", "/proc/nothing"], "cannot write into the output folder"),
+        (["run", "quickstart", *TOY, "--output", "/proc/nothing"], "cannot write into the folder"),
         (["replay", "/nowhere"], "/nowhere"),
     ],
 )

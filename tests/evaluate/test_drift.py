@@ -253,7 +253,7 @@ def test_missing_parts_are_told_before_any_rollout(tmp_path: Path) -> None:
         measured(tmp_path, recipe("fifo", "backbone.missing=true"))
     assert files(tmp_path) == {}
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write into the output folder"):
+    with pytest.raises(OutputError, match="cannot write into the folder"):
         measured(tmp_path / "file", recipe("fifo", "backbone.missing=true"))
 
 

@@ -71,6 +71,14 @@ def test_rivals_take_each_other_away(base: Path) -> None:
     assert recipe.rollout.prompts == ["from a file", "and another"]
 
 
+def test_rivals_in_one_file_are_refused(base: Path) -> None:
+    """What it extends notwithstanding."""
+    (base.parent / "p.txt").write_text("from a file\n")
+    for both in ("seconds: 3, latent_frames: 9", "prompts: [mine], prompts_file: p.txt"):
+        with pytest.raises(RecipeError, match=r"mine\.yaml:2: .*give either .* both are given"):
+            load_recipe(write(base, f"extends: base.yaml\nrollout: {{{both}}}\n"))
+
+
 def test_a_prompts_file_has_a_prompt_a_line(base: Path) -> None:
     """Whatever an editor puts before the first, and whatever else breaks lines elsewhere."""
     (base.parent / "p.txt").write_bytes("\ufeffone\r\ntwo\x0bhalves\u2028here\n".encode())

@@ -229,7 +229,7 @@ def test_missing_weights_leave_no_folder_behind(output: Path) -> None:
 def test_unwritable_folder_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     recipe = toy_recipe(tmp_path / "file" / "runs", "backbone.missing=true")
-    with pytest.raises(OutputError, match=r"cannot write into the output folder .*file/runs"):
+    with pytest.raises(OutputError, match=r"cannot write into the folder .*file/runs"):
         run_recipe(recipe)
 
 

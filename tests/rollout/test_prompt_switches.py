@@ -327,5 +327,7 @@ def test_schedules_of_different_timetables_are_refused(backbone: Small) -> None:
 
 @pytest.mark.parametrize("frames", [(0,), (3, 3), (6, 3)])
 def test_switches_come_after_the_beginning_and_in_order(frames: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="'how' must be in"):
+        PromptSwitch(6, "another", "bogus")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="they are after frame 0, and ascend"):
         PromptSchedule(RED, tuple(PromptSwitch(frame, BLUE) for frame in frames))

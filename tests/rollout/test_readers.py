@@ -47,3 +47,6 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(VideoError, match="empty"):
         read_video(tmp_path / "empty.mp4")
+    (tmp_path / "words.txt").write_text("a cat riding a bicycle\n" * 60)
+    with pytest.raises(VideoError, match=r"words\.txt is text, not a video"):
+        read_video(tmp_path / "words.txt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,27 @@ def test_two_rollouts_of_a_session_keep_apart(backbone: Small) -> None:
     for chunks, prompt in zip(found, PROMPTS, strict=False):
         alone = rollout(session_for(backbone), 12, prompts=[prompt])
         assert torch.equal(torch.cat([chunk.latents for chunk in chunks], dim=1), latents_of(alone))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": []}, "no prompt is given"),
+        ({"latent_frames": 0}, "latent_frames is 0; expected a whole number, 1 or more"),
+        ({"latent_frames": 2.5}, r"latent_frames is 2\.5; expected a whole number"),
+    ],
+)
+def test_arguments_that_make_no_video(backbone: Small, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(session_for(backbone).stream(**({"prompts": PROMPTS[0], "latent_frames": 6} | arguments)))
+
+
+def test_a_single_seed_needs_no_list(backbone: Small) -> None:
+    session = session_for(backbone)
+    one, listed = (
+        next(session.stream(PROMPTS[0], latent_frames=3, seeds=seeds, decode=False)) for seeds in (7, [7])
+    )
+    assert torch.equal(one.latents, listed.latents)
 
 
 def test_one_prompt_and_no_seed_are_enough(backbone: Small) -> None:

@@ -167,6 +167,17 @@ def test_without_a_network_the_files_and_their_places_are_listed(
     assert rest == [f"  o/big/sub/w.bin (25.60 MB, revision {COMMIT[:12]})", "  o/other/x.bin"]
 
 
+def test_a_file_of_the_wrong_size_is_told_with_those_that_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "o/small/vae.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"short")
+    with pytest.raises(WeightsError) as caught:
+        plan([*map(pinned, CONTENT)], tmp_path, offline=True)
+    *_, missing, wrong = str(caught.value).splitlines()
+    assert missing.startswith("  o/big/sub/w.bin")
+    assert wrong.startswith(f"{path} has 5 bytes, not 11")
+
+
 def test_a_local_folder_needs_no_network(tmp_path: Path) -> None:
     for name, content in CONTENT.items():
         (tmp_path / name).parent.mkdir(parents=True)

@@ -84,7 +84,7 @@ def command(
 
     rivals = {reference: load_implementation(reference) for reference in against or []}
     if json_file is not None:
-        require_writable(json_file.absolute().parent)
+        require_writable(json_file.absolute().parent, "--json")
     backbones = Backbones()
     measured = [] if chunks_only else loaded
     with Progress(console=Console(stderr=True), transient=True) as progress:

@@ -72,7 +72,7 @@ def command(
     time_chunks: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Chunks to time each recipe over, beside the first; 0 leaves time out."
+            min=0, metavar="N", help="Chunks to time each recipe over, beside the first: 28 or more, or 0."
         ),
     ] = 40,
     changes: Overrides = None,
@@ -112,10 +112,16 @@ def command(
         ]
 
     plan_windows(measured([])[0], wanted)
-    require_writable(output)
+    require_writable(output, "--output")
     backbones, device = Backbones(), first_device(loaded[0])
     try:
         shown = own or backbones.of(loaded[0], device).sample_prompts(prompts)
+        if own is None and (different := len(set(shown))) < prompts:
+            raise typer.BadParameter(
+                f"of the backbone's first {prompts} held-out prompts {different} differ; give fewer, or a "
+                "--prompts-file",
+                param_hint="--prompts",
+            )
         report = measure_drift(
             measured(shown),
             wanted,

@@ -30,7 +30,7 @@ def command(
 
     Generates latents of the recipe's first video, without decoding, and draws what one layer's cache holds
     after each chunk: a row a latent frame, coloured by region. The recipe's length and given first frames
-    play no part. Needs matplotlib: pip install 'tetherflow[plot]'.
+    play no part. Needs matplotlib, which the extra `plot` installs.
     """
     from tetherflow.recipe import load_recipe
 
@@ -51,7 +51,7 @@ def command(
     if file.suffix != ".png":
         raise OutputError(f"cannot write {file}: the name of a picture must end in .png")
     require_matplotlib()
-    require_writable(file.absolute().parent)
+    require_writable(file.absolute().parent, "--output")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=chunks)
         trace = trace_cache(loaded, chunks, layer, lambda: progress.advance(task))

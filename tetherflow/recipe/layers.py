@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,16 +77,19 @@ def _overlay(base: Any, top: Any, key: Key, origins: dict[Key, Origin], news: di
         return top
     merged = dict(base)
     for name, value in top.items():
-        _displace_rivals(merged, key, name, origins)
+        _displace_rivals(merged, key, name, origins, beside=top)
         below = merged.get(name)
         merged[name] = _overlay(below, value, (*key, name), origins, news)
     return merged
 
 
-def _displace_rivals(section: dict[str, Any], key: Key, name: str, origins: dict[Key, Origin]) -> None:
+def _displace_rivals(
+    section: dict[str, Any], key: Key, name: str, origins: dict[Key, Origin], beside: Collection[str] = ()
+) -> None:
+    """Take away what cannot stand beside a name, unless it is `beside` it in its layer: that is refused."""
     for group in _RIVALS.get(key, ()):
         if name in group:
-            for rival in group - {name}:
+            for rival in group - {name, *beside}:
                 section.pop(rival, None)
                 _forget(origins, (*key, rival))
 

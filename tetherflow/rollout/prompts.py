@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 
@@ -23,11 +23,14 @@ class PromptSwitch:
         frame: latent frame at or after which it begins: with the first chunk that begins there or later.
         prompt: what the video shows from then on.
         how: what the cache does.
+
+    Raises:
+        ValueError: The cache does nothing of that name.
     """
 
     frame: int
     prompt: str
-    how: How = "keep"
+    how: How = attrs.field(default="keep", validator=attrs.validators.in_(get_args(How)))
 
 
 @attrs.frozen

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import av
 import torch
 from av.container import InputContainer
 
 from tetherflow.errors import VideoError
+
+_TEXT: Final = frozenset({"tty", "bin", "adf", "idf", "xbin"})
+"""Formats of text that FFmpeg draws as pictures."""
 
 
 @contextmanager
@@ -20,6 +24,8 @@ def opened(path: Path | str) -> Iterator[InputContainer]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path} holds no video stream")
+            if container.format.name in _TEXT:
+                raise VideoError(f"{path} is text, not a video or an image")
             yield container
     except (OSError, av.FFmpegError) as error:
         raise VideoError(f"cannot read {path} as a video or an image: {error}") from error

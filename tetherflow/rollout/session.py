@@ -142,7 +142,7 @@ class Session:
         prompts: str | PromptSchedule | Sequence[str | PromptSchedule],
         *,
         latent_frames: int,
-        seeds: Sequence[int] | None = None,
+        seeds: int | Sequence[int] | None = None,
         first_latents: Tensor | None = None,
         decode: bool = True,
     ) -> Iterator[Chunk]:
@@ -151,19 +151,29 @@ class Session:
         Args:
             prompts: B prompts, or schedules of prompts with one timetable; or one of either.
             latent_frames: length of the videos in latent frames, given ones included.
-            seeds: B seeds, one a sample. A sample's noise depends on its own seed alone, and is drawn on the
-                CPU, so it is the same in any batch, on any device and any rank. 0, 1, … if omitted.
+            seeds: B seeds, one a sample, or one alone. A sample's noise depends on its own seed alone, and is
+                drawn on the CPU, so it is the same in any batch, on any device and any rank. 0, 1, … if
+                omitted.
             first_latents: latents with which the videos begin, `[B, F, C, H, W]` (image-to-video, extension).
             decode: whether to decode the latents to video frames.
 
         Yields:
             The chunks in order, given latents first. The cache of the rollout that was begun last is
             `session.cache`; another that goes on meanwhile keeps its own.
+
+        Raises:
+            ValueError: The arguments do not go together, when the first chunk is asked for.
         """
         if isinstance(prompts, str | PromptSchedule):
             prompts = [prompts]
+        if not prompts:
+            raise ValueError("no prompt is given; give one a video")
+        if not isinstance(latent_frames, int) or latent_frames < 1:
+            raise ValueError(f"latent_frames is {latent_frames!r}; expected a whole number, 1 or more")
         if seeds is None:
             seeds = range(len(prompts))
+        elif isinstance(seeds, int):
+            seeds = [seeds]
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt")
         if first_latents is not None:

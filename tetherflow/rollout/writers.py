@@ -225,11 +225,12 @@ def safe_name(prompt: str, index: int) -> str:
     return f"{index:04d}-{slug}" if slug else f"{index:04d}"
 
 
-def require_writable(folder: Path | str) -> Path:
+def require_writable(folder: Path | str, chosen_by: str = "output.folder, or --output") -> Path:
     """Create an output folder and prove, before any work, that a file can be written in it.
 
     Args:
         folder: the folder; missing parents are created too.
+        chosen_by: what the user chooses it by.
 
     Returns:
         The folder, as a path.
@@ -245,7 +246,7 @@ def require_writable(folder: Path | str) -> Path:
     except OSError as error:
         reason = "it is a file" if path.is_file() else error.strerror or error
         raise OutputError(
-            f"cannot write into the output folder {path}: {reason}. Choose another folder "
-            f"(output.folder in the recipe, or --set output.folder=PATH), or make this one writable."
+            f"cannot write into the folder {path}: {reason}. Choose another ({chosen_by}), or make this one "
+            "writable."
         ) from error
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from tetherflow.plugins import load_stage
 from tetherflow.stages import Editor, Evictor, Merger, Scorer, Selector, Stage
 
 Kind = TypeVar("Kind", bound=Stage)
+
+KIT: Final = "kit-"
+"""What the names of these stages begin with."""
 
 
 def mix(*numbers: int) -> int:
@@ -48,7 +51,7 @@ class Scatter(Evictor):
     """
 
     def __init__(self, destination: Destination = "drop") -> None:
-        super().__init__(name="kit-scatter")
+        super().__init__(name=f"{KIT}scatter")
         self.destination = destination  # type: ignore[misc]  # of the instance: both kinds are needed
 
     @hookimpl
@@ -68,7 +71,7 @@ class Oldest(Evictor):
     destination = "memory"
 
     def __init__(self) -> None:
-        super().__init__(name="kit-oldest")
+        super().__init__(name=f"{KIT}oldest")
 
     @hookimpl
     def evict(self, slots: Slots, count: int) -> Eviction:
@@ -81,7 +84,7 @@ class Best(Selector):
     """Keeps the candidates of the highest score."""
 
     def __init__(self) -> None:
-        super().__init__(name="kit-best")
+        super().__init__(name=f"{KIT}best")
 
     @hookimpl
     def select(self, candidates: Candidates, score: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class Spread(Scorer):
     """Scores a candidate by its keys' mean square: a sample's score depends on nothing but the sample."""
 
     def __init__(self) -> None:
-        super().__init__(name="kit-spread")
+        super().__init__(name=f"{KIT}spread")
 
     @hookimpl
     def score(self, candidates: Candidates) -> Tensor:

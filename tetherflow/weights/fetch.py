@@ -89,13 +89,15 @@ def plan(files: Sequence[PublishedFile], folder: Path, offline: bool = False) ->
     missing = tuple(file for file in files if not file.place(folder).is_file())
     if not missing:
         return Plan(folder, present, ())
+    wrong = [problem for file in present if (problem := _wrong_size(file, folder)) is not None]
     if offline:
-        raise WeightsError(_by_hand(missing, folder, "they are not there, and nothing may be downloaded"))
+        reason = "they are not there, and nothing may be downloaded"
+        raise WeightsError("\n".join([_by_hand(missing, folder, reason), *wrong]))
     try:
         hub = Hub()
         resolved = tuple(hub.resolve(file) for file in missing)
     except HubUnreachable as error:
-        raise WeightsError(_by_hand(missing, folder, str(error))) from error
+        raise WeightsError("\n".join([_by_hand(missing, folder, str(error)), *wrong])) from error
     return Plan(folder, present, resolved, tuple(file for file in resolved if hub.cached(file) is not None))
 
 
@@ -149,11 +151,8 @@ def _check(file: PublishedFile, folder: Path) -> Fetched:
     """Compare a file with what is known of it, and lock what was found."""
     path = file.place(folder)
     found = path.stat()
-    if file.size not in (None, found.st_size):
-        raise WeightsError(
-            f"{path} has {found.st_size} bytes, not {file.size}: it is truncated or another file; "
-            "delete it and run `tetherflow fetch` again"
-        )
+    if (wrong := _wrong_size(file, folder)) is not None:
+        raise WeightsError(wrong)
     earlier = read_lock(folder).get(file.name)
     unchanged = earlier is not None and earlier.describes(path)
     sha256 = earlier.sha256 if earlier is not None and unchanged else hash_file(path)
@@ -170,6 +169,18 @@ def _check(file: PublishedFile, folder: Path) -> Fetched:
         entry = Locked(revision, found.st_size, sha256, found.st_mtime_ns, checked)
         write_lock(folder, {file.name: entry})
     return Fetched(file, path, found.st_size, checked)
+
+
+def _wrong_size(file: PublishedFile, folder: Path) -> str | None:
+    """What is wrong with the size of a file that is there; None if nothing is."""
+    path = file.place(folder)
+    size = path.stat().st_size
+    if file.size in (None, size):
+        return None
+    return (
+        f"{path} has {size} bytes, not {file.size}: it is truncated or another file; "
+        "delete it and run `tetherflow fetch` again"
+    )
 
 
 def _by_hand(files: Sequence[PublishedFile], folder: Path, reason: str) -> str:
