@@ -43,7 +43,7 @@ def test_same_second_gets_another_folder(tmp_path: Path) -> None:
 
 def test_unwritable_parent(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="output folder"):
+    with pytest.raises(OutputError, match="cannot write into the folder"):
         folder_of(tmp_path / "file", "fifo")
 
 
