@@ -90,7 +90,7 @@ def measure_parts(
         for name in _ENGINE:  # else the cache would hold itself, and its memory would count in what follows
             delattr(cache, name)
     found = {part: seconds / chunks for part, seconds in watch.seconds().items()}
-    if PRODUCTS not in found:
+    if isinstance(watch, Stopwatch):
         found |= {PRODUCTS: products, GLUE: found[GLUE] - products}
     return {part: found.get(part, 0.0) for part in PARTS}
 
